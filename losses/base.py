@@ -1,0 +1,159 @@
+"""The semantics of ``nn.CrossEntropyLoss`` around any function φ of the per-class cross entropy.
+
+Every loss here is s Σ_c t_c φ(−log p_c) with p = softmax(logits). A loss file supplies φ and checks its
+own parameters; targets, weights, ignored samples, label smoothing and the reduction are handled once,
+in :func:`class_loss`.
+"""
+
+import math
+from collections.abc import Callable
+from numbers import Real
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+REDUCTIONS = ("mean", "sum", "none")
+
+
+def check_real(name: str, value: float, minimum: float, *, inclusive: bool = True) -> None:
+    """Raise ``ValueError`` unless `value` is a finite real number ≥ (or, not inclusive, >) `minimum`."""
+    ok = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not ok or value < minimum or (value == minimum and not inclusive):
+        relation = "≥" if inclusive else ">"
+        raise ValueError(f"{name} must be a finite real number {relation} {minimum:g}, got {value!r}")
+
+
+def check_reduction(reduction: str) -> None:
+    """Raise ``ValueError`` unless `reduction` is one that torch knows."""
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Half precision (fp16, bf16) as float32; float32 and float64 untouched."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def class_loss(
+    phi: Callable[[Tensor], Tensor],
+    scale: float,
+    logits: Tensor,
+    target: Tensor,
+    *,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """s Σ_c t_c φ(−log softmax(logits)_c), with the arguments and semantics of ``F.cross_entropy``.
+
+    Parameters
+    ----------
+    phi : callable
+        Elementwise function of the cross entropy ℓ ∈ [0, ∞]. φ(0) = 0, finite everywhere, infinity included.
+    scale : float
+        The factor s. Applied together with the mean's 1/N, which saves the step a pass over the batch.
+    logits : Tensor, shape (C,), (N, C) or (N, C, d1, …)
+    target : Tensor
+        Class indices, shape (), (N,) or (N, d1, …); or class probabilities in the shape of `logits`.
+    weight : Tensor, shape (C,), optional
+        A factor for each class. With indices, ``mean`` divides by the sum of the weights used.
+    ignore_index : int
+        Samples with this index count neither in the sum nor in the mean. Indices only.
+    reduction : {"mean", "sum", "none"}
+    label_smoothing : float in [0, 1]
+        Mixes the target with the uniform distribution over the classes.
+
+    Returns
+    -------
+    Tensor
+        A scalar, or with ``reduction="none"`` the shape of `logits` without its class dimension. Half
+        precision logits are computed in, and returned as, float32.
+
+    Raises
+    ------
+    ValueError
+        For an unknown reduction, a label smoothing outside [0, 1], or a `weight` or class probabilities of
+        the wrong shape.
+    """
+    check_reduction(reduction)
+    if not 0.0 <= label_smoothing <= 1.0:
+        raise ValueError(f"label_smoothing must be between 0 and 1, got {label_smoothing!r}")
+    logits = at_least_float32(logits)
+    class_dim = 0 if logits.dim() == 1 else 1
+    if weight is not None:
+        if weight.shape != (logits.shape[class_dim],):
+            raise ValueError(
+                f"weight must hold one number for each of the {logits.shape[class_dim]} classes, "
+                f"got shape {tuple(weight.shape)}"
+            )
+        weight = weight.to(logits.dtype)
+
+    if target.is_floating_point():
+        if target.shape != logits.shape:
+            raise ValueError(
+                f"class probabilities must have the shape of the logits, {tuple(logits.shape)}, "
+                f"got {tuple(target.shape)}; class indices must be integers"
+            )
+        target = target.to(logits.dtype)
+        if label_smoothing:
+            target = target * (1 - label_smoothing) + label_smoothing / logits.shape[class_dim]
+        loss = _sum_over_classes(phi, logits, target, weight, class_dim)
+        # As in torch, probabilities are averaged over samples; the class weights do not enter the mean.
+        return _reduce(loss, scale, max(loss.numel(), 1), reduction)
+
+    loss = phi(F.cross_entropy(logits, target, ignore_index=ignore_index, reduction="none"))
+    counted = target != ignore_index
+    total = counted
+    if weight is not None:
+        total = weight[torch.where(counted, target, 0).long()] * counted
+        loss = loss * total
+    if label_smoothing:
+        smooth = _sum_over_classes(phi, logits, None, weight, class_dim) / logits.shape[class_dim]
+        loss = (1 - label_smoothing) * loss + label_smoothing * smooth * counted
+    return _reduce(loss, scale, total.sum() if reduction == "mean" else 1, reduction)
+
+
+def _sum_over_classes(phi, logits: Tensor, target: Tensor | None, weight: Tensor | None, dim: int) -> Tensor:
+    """Σ_c w_c t_c φ(−log p_c); a missing t or w is all ones."""
+    terms = phi(-F.log_softmax(logits, dim))
+    if target is not None:
+        terms = terms * target
+    if weight is not None:
+        terms = terms * weight.view([-1 if d == dim else 1 for d in range(terms.dim())])
+    return terms.sum(dim)
+
+
+def _reduce(loss: Tensor, scale: float, denominator: Tensor | int, reduction: str) -> Tensor:
+    # The mean divides before it sums: a sum of large but finite terms may overflow where the mean does not.
+    loss = loss * (scale / denominator if reduction == "mean" else scale)
+    return loss if reduction == "none" else loss.sum()
+
+
+class ClassLoss(nn.Module):
+    """What the module forms share: the options of ``nn.CrossEntropyLoss``; `weight` is a buffer."""
+
+    def __init__(
+        self,
+        *,
+        weight: Tensor | None = None,
+        ignore_index: int = -100,
+        reduction: str = "mean",
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__()
+        check_reduction(reduction)
+        self.register_buffer("weight", weight)
+        self.ignore_index = ignore_index
+        self.reduction = reduction
+        self.label_smoothing = label_smoothing
+
+    def options(self) -> dict:
+        """The keyword arguments that the functional forms share."""
+        return {
+            "weight": self.weight,
+            "ignore_index": self.ignore_index,
+            "reduction": self.reduction,
+            "label_smoothing": self.label_smoothing,
+        }

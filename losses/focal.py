@@ -1,0 +1,85 @@
+"""The focal loss of Lin et al., with the arguments of ``nn.CrossEntropyLoss``."""
+
+import torch
+from torch import Tensor
+
+from .base import ClassLoss, check_real, class_loss
+
+
+def focal_loss(
+    logits: Tensor,
+    target: Tensor,
+    alpha: float = 0.25,
+    gamma: float = 2.0,
+    *,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """α (1 − p)^γ ℓ with ℓ = −log p the cross entropy: down-weights samples the net already gets right.
+
+    Computed as α (−expm1(−ℓ))^γ ℓ, which keeps its precision as p → 1.
+
+    Parameters
+    ----------
+    logits, target, weight, ignore_index, reduction, label_smoothing
+        As in :func:`losses.root_loss`.
+    alpha : float > 0
+        A scale, the same for all classes; use `weight` for one factor a class.
+    gamma : float ≥ 0
+        The focus. 0 is α times cross entropy.
+
+    Returns
+    -------
+    Tensor
+        A scalar, or with ``reduction="none"`` one value a sample.
+
+    Raises
+    ------
+    ValueError
+        If α ≤ 0, γ < 0, either is not a finite real number, or an option is not one of torch's.
+
+    References
+    ----------
+    Lin, Goyal, Girshick, He, Dollár: Focal Loss for Dense Object Detection, ICCV 2017, arXiv 1708.02002.
+    """
+    _check(alpha, gamma)
+
+    def phi(ell: Tensor) -> Tensor:
+        # Below, ℓ ↦ (…)^γ has an infinite slope at 0 for γ < 1; above, float32 logits can be further
+        # apart than float32 can say, which leaves ℓ infinite.
+        info = torch.finfo(ell.dtype)
+        ell = ell.clamp(info.tiny, info.max**0.5)
+        return (-torch.expm1(-ell)).pow(gamma) * ell
+
+    return class_loss(
+        phi,
+        alpha,
+        logits,
+        target,
+        weight=weight,
+        ignore_index=ignore_index,
+        reduction=reduction,
+        label_smoothing=label_smoothing,
+    )
+
+
+def _check(alpha: float, gamma: float) -> None:
+    check_real("alpha", alpha, 0, inclusive=False)
+    check_real("gamma", gamma, 0)
+
+
+class FocalLoss(ClassLoss):
+    """:func:`focal_loss` as a module: ``FocalLoss(alpha=0.25, gamma=2.0, *, weight=None, …)``."""
+
+    def __init__(self, alpha: float = 0.25, gamma: float = 2.0, **options) -> None:
+        super().__init__(**options)
+        _check(alpha, gamma)
+        self.alpha, self.gamma = alpha, gamma
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        return focal_loss(logits, target, self.alpha, self.gamma, **self.options())
+
+    def extra_repr(self) -> str:
+        return f"alpha={self.alpha:g}, gamma={self.gamma:g}, reduction={self.reduction!r}"

@@ -1,0 +1,244 @@
+"""The rooted losses: a k-th root where cross entropy has the logarithm.
+
+With ℓ = −log softmax(z)_y the cross entropy of a sample and p = e^(−ℓ) the probability of its class:
+
+    root(k, m) = m (1 − p^(1/k))    computed as −m · expm1(−ℓ/k)   bounded, down-weights wrong samples
+    rlo(k, m)  = m (p^(−1/k) − 1)   computed as  m · expm1(ℓ/k)    convex in z, up-weights wrong samples
+
+At m = k both tend to ℓ as k → ∞, from below and from above. Neither ever forms p, which underflows in
+float32 once two logits are about 100 apart.
+
+References
+----------
+Wang, Veluswami, Mishra, Ravi: Accelerated Neural Network Training with Rooted Logistic Objectives,
+arXiv 2310.03890 (2023). Zhang, Sabuncu: Generalized Cross Entropy Loss for Training Deep Neural Networks
+with Noisy Labels, NeurIPS 2018 (``root`` at k = 1/q, m = k).
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .base import ClassLoss, at_least_float32, check_real, check_reduction, class_loss
+
+# expm1 is continued linearly for this long before it saturates. Logits of 1e7 are beyond any use; without
+# an end, a slope of e^70 times the largest float32 logit would be infinite.
+LINEAR_RANGE = 2.0**24
+
+
+def exact_range(dtype: torch.dtype, k: float, m: float) -> float:
+    """The largest x = ℓ/k up to which :func:`rlo_loss` is m · expm1(x) exactly, for logits of `dtype`.
+
+    Chosen so that m times the linear continuation stays finite, and that the slope (m/k) e^x, which is
+    what the logits' gradient is made of, does too. At k = m = 3: 10.9 in fp16, whose numbers end at 65504,
+    70 in bf16 and fp32, 691 in fp64.
+    """
+    computed_in = torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+    largest_value = torch.finfo(computed_in).max / LINEAR_RANGE / max(m, 1.0)
+    largest_slope = torch.finfo(dtype).max / max(m / k, 1.0)
+    return math.log(min(largest_value, largest_slope)) - 0.2
+
+
+def expm1_then_linear(x: Tensor, start: float) -> Tensor:
+    """e^x − 1 up to `start`, then its tangent there (so C¹), and constant from ``start + LINEAR_RANGE``."""
+    return torch.expm1(x.clamp(max=start)) + math.exp(start) * (x - start).clamp(0.0, LINEAR_RANGE)
+
+
+def root_loss(
+    logits: Tensor,
+    target: Tensor,
+    k: float = 3.0,
+    m: float = 3.0,
+    *,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """The bounded rooted loss m (1 − p^(1/k)), which the published classification experiments trained.
+
+    Its gradient in the logits is (m/k) p^(1/k) (softmax(z) − e_y): that of cross entropy, weighted down
+    where the net gives the label a small probability p. Values lie in [0, m). Not convex in the logits.
+
+    Parameters
+    ----------
+    logits : Tensor, shape (C,), (N, C) or (N, C, d1, …)
+        Unnormalised, any finite value. Half precision is computed in float32.
+    target : Tensor
+        Class indices, shape (), (N,) or (N, d1, …), or class probabilities t in the shape of `logits`,
+        for which the loss is Σ_c t_c m (1 − p_c^(1/k)).
+    k : float ≥ 1
+        The root. k → ∞ with m = k is cross entropy; k = 1 is m (1 − p), the mean absolute error.
+    m : float > 0
+        A pure scale.
+    weight, ignore_index, reduction, label_smoothing
+        As in ``torch.nn.functional.cross_entropy``.
+
+    Returns
+    -------
+    Tensor
+        A scalar, or with ``reduction="none"`` one value a sample.
+
+    Raises
+    ------
+    ValueError
+        If k < 1, m ≤ 0, either is not a finite real number, or an option is not one of torch's.
+
+    References
+    ----------
+    Wang et al., arXiv 2310.03890 (2023); Zhang & Sabuncu, NeurIPS 2018 (generalised cross entropy,
+    (1 − p^q)/q, is this loss at k = m = 1/q).
+    """
+    _check(k, m)
+    return class_loss(
+        lambda ell: torch.expm1(ell * (-1.0 / k)),
+        -m,
+        logits,
+        target,
+        weight=weight,
+        ignore_index=ignore_index,
+        reduction=reduction,
+        label_smoothing=label_smoothing,
+    )
+
+
+def rlo_loss(
+    logits: Tensor,
+    target: Tensor,
+    k: float = 3.0,
+    m: float = 3.0,
+    *,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """The rooted logistic objective m (p^(−1/k) − 1), the one the paper analyses.
+
+    Its gradient in the logits is (m/k) p^(−1/k) (softmax(z) − e_y): that of cross entropy, weighted up
+    where the net is wrong. Convex in the logits, being an increasing convex function of log-sum-exp.
+
+    Where e^(ℓ/k) or its gradient would overflow (ℓ/k above about 70 in bf16 and fp32, 11 for fp16 logits:
+    see ``exact_range``) the loss goes on as its tangent: still convex, increasing and C¹. It saturates 2²⁴
+    later, so that value and gradient are finite for every finite logit. With ``reduction="sum"`` many
+    samples out there can still add up to infinity.
+
+    Parameters
+    ----------
+    logits, target, weight, ignore_index, reduction, label_smoothing
+        As in :func:`root_loss`.
+    k : float ≥ 1
+        The root. k → ∞ with m = k is cross entropy.
+    m : float > 0
+        A pure scale.
+
+    Returns
+    -------
+    Tensor
+        A scalar, or with ``reduction="none"`` one value a sample.
+
+    Raises
+    ------
+    ValueError
+        If k < 1, m ≤ 0, either is not a finite real number, or an option is not one of torch's.
+
+    References
+    ----------
+    Wang et al., arXiv 2310.03890 (2023).
+    """
+    _check(k, m)
+    start = exact_range(logits.dtype, k, m)
+    return class_loss(
+        lambda ell: expm1_then_linear(ell * (1.0 / k), start),
+        m,
+        logits,
+        target,
+        weight=weight,
+        ignore_index=ignore_index,
+        reduction=reduction,
+        label_smoothing=label_smoothing,
+    )
+
+
+def rooted_logistic_loss(
+    logits: Tensor, target: Tensor, k: float = 2.0, *, reduction: str = "mean"
+) -> Tensor:
+    """The binary rooted logistic loss k (1 + e^(−t))^(1/k), t = ±f(x) the signed margin.
+
+    Computed as k · exp(softplus(−t)/k), continued linearly where that would overflow (see
+    :func:`rlo_loss`). Equals ``rlo_loss(stack([0, f]), target, k, m=k) + k``: the constant k is the
+    paper's, kept so that values compare.
+
+    Parameters
+    ----------
+    logits : Tensor, any shape
+        The score f(x) of class 1, any finite value. Half precision is computed in float32.
+    target : Tensor, the same shape
+        0 or 1, of any dtype. A probability y in between gives y φ(f) + (1 − y) φ(−f), as in
+        ``binary_cross_entropy_with_logits``.
+    k : float ≥ 1
+        The root. k → ∞ is k plus the logistic loss.
+    reduction : {"mean", "sum", "none"}
+
+    Returns
+    -------
+    Tensor
+        A scalar, or with ``reduction="none"`` the shape of `logits`.
+
+    Raises
+    ------
+    ValueError
+        If k < 1 or not a finite real number, the shapes differ, or the reduction is unknown.
+
+    References
+    ----------
+    Wang et al., arXiv 2310.03890 (2023).
+    """
+    check_real("k", k, 1)
+    check_reduction(reduction)
+    if target.shape != logits.shape:
+        raise ValueError(
+            f"target must have the shape of the logits, {tuple(logits.shape)}, got {tuple(target.shape)}"
+        )
+    start = exact_range(logits.dtype, k, k)
+    logits = at_least_float32(logits)
+    target = target.to(logits.dtype)
+
+    def phi(margin: Tensor) -> Tensor:
+        return k + k * expm1_then_linear(F.softplus(-margin) * (1.0 / k), start)
+
+    loss = target * phi(logits) + (1 - target) * phi(-logits)
+    if reduction == "mean":
+        return (loss / max(loss.numel(), 1)).sum()
+    return loss.sum() if reduction == "sum" else loss
+
+
+def _check(k: float, m: float) -> None:
+    check_real("k", k, 1)
+    check_real("m", m, 0, inclusive=False)
+
+
+class _RootedLoss(ClassLoss):
+    def __init__(self, k: float = 3.0, m: float = 3.0, **options) -> None:
+        super().__init__(**options)
+        _check(k, m)
+        self.k, self.m = k, m
+
+    def extra_repr(self) -> str:
+        return f"k={self.k:g}, m={self.m:g}, reduction={self.reduction!r}"
+
+
+class RootLoss(_RootedLoss):
+    """:func:`root_loss` as a module: ``RootLoss(k=3.0, m=3.0, *, weight=None, ignore_index=-100, …)``."""
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        return root_loss(logits, target, self.k, self.m, **self.options())
+
+
+class RLOLoss(_RootedLoss):
+    """:func:`rlo_loss` as a module: ``RLOLoss(k=3.0, m=3.0, *, weight=None, ignore_index=-100, …)``."""
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        return rlo_loss(logits, target, self.k, self.m, **self.options())

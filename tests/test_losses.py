@@ -1,0 +1,441 @@
+"""losses/ against closed forms in float64, torch's own cross entropy, finite differences and extremes."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import losses
+from losses import focal_loss, rlo_loss, root_loss, rooted_logistic_loss
+
+CLASS_LOSSES = {"root": root_loss, "rlo": rlo_loss, "focal": focal_loss}
+KM = [(1.0, 1.0), (3.0, 3.0), (8.0, 10.0), (2.5, 0.1)]
+
+
+def closed_form(name, logits, label, **p):
+    """The textbook formula of one sample in NumPy's float64, by way of the probability itself."""
+    z = np.asarray(logits, dtype=np.float64)
+    prob = np.exp(z[label] - z.max()) / np.exp(z - z.max()).sum()
+    k, m = p.get("k", 3.0), p.get("m", 3.0)
+    alpha, gamma = p.get("alpha", 0.25), p.get("gamma", 2.0)
+    return {
+        "root": lambda: m * (1 - prob ** (1 / k)),
+        "rlo": lambda: m * (prob ** (-1 / k) - 1),
+        "focal": lambda: -alpha * (1 - prob) ** gamma * np.log(prob),
+    }[name]()
+
+
+def phi_numpy(name, ell):
+    return {
+        "root": lambda: -3 * np.expm1(-ell / 3),
+        "rlo": lambda: 3 * np.expm1(ell / 3),
+        "focal": lambda: 0.25 * (1 - np.exp(-ell)) ** 2 * ell,
+    }[name]()
+
+
+@pytest.fixture
+def batch():
+    g = torch.Generator().manual_seed(0)
+    return torch.randn(6, 5, generator=g, dtype=torch.float64) * 3, torch.tensor([0, 4, 2, 2, 1, 3])
+
+
+# --- values and gradients -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CLASS_LOSSES)
+@pytest.mark.parametrize("k,m", KM)
+def test_value_is_the_closed_form(name, k, m, batch):
+    logits, target = batch
+    options = {"alpha": 0.5, "gamma": 1.5} if name == "focal" else {"k": k, "m": m}
+    got = CLASS_LOSSES[name](logits, target, **options, reduction="none")
+    want = [closed_form(name, z, y, **options) for z, y in zip(logits, target, strict=True)]
+    np.testing.assert_allclose(got, want, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name,sign", [("root", 1), ("rlo", -1)])
+@pytest.mark.parametrize("k,m", KM)
+def test_rooted_gradient_is_the_cross_entropy_gradient_times_a_power_of_p(name, sign, k, m, batch):
+    logits, target = batch
+    logits.requires_grad_()
+    (got,) = torch.autograd.grad(CLASS_LOSSES[name](logits, target, k, m, reduction="sum"), logits)
+    softmax = logits.detach().softmax(1)
+    p = softmax.gather(1, target[:, None])
+    want = m / k * p ** (sign / k) * (softmax - F.one_hot(target, 5))
+    torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", CLASS_LOSSES)
+def test_first_and_second_derivatives_agree_with_finite_differences(name, batch):
+    logits, target = batch
+    logits = logits[:3].clone().requires_grad_()
+    target = target[:3]
+    soft = torch.softmax(torch.arange(15.0, dtype=torch.float64).reshape(3, 5).cos(), 1)
+    for t, options in ((target, {}), (target, {"label_smoothing": 0.2}), (soft, {})):
+
+        def f(z, t=t, options=options):
+            return CLASS_LOSSES[name](z, t, **options)
+
+        assert torch.autograd.gradcheck(f, logits)
+        assert torch.autograd.gradgradcheck(f, logits)
+
+
+def test_root_lies_below_ce_and_rlo_above_and_both_tend_to_it():
+    ell = torch.linspace(0, 30, 301, dtype=torch.float64)
+    logits = torch.stack([-torch.log(torch.expm1(ell)), torch.zeros_like(ell)], 1)[1:]  # p_0 = e^(-ell)
+    target = torch.zeros(300, dtype=torch.long)
+    ce = F.cross_entropy(logits, target, reduction="none")
+    gaps = []
+    for k in (1.0, 3.0, 10.0, 1e3, 1e6):
+        root = root_loss(logits, target, k, k, reduction="none")
+        rlo = rlo_loss(logits, target, k, k, reduction="none")
+        assert (root <= ce).all() and (ce <= rlo).all()
+        gaps.append(max((ce - root).max().item(), (rlo - ce).max().item()))
+    assert gaps == sorted(gaps, reverse=True)
+    assert gaps[-1] <= 30**2 / 2 / 1e6 * 1.01  # the second term of the series, ell²/2k
+
+
+def test_root_is_generalised_cross_entropy(batch):
+    logits, target = batch
+    for q in (0.1, 0.5, 0.7, 1.0):
+        p = logits.softmax(1).gather(1, target[:, None])[:, 0]
+        want = (1 - p**q) / q
+        got = root_loss(logits, target, k=1 / q, m=1 / q, reduction="none")
+        torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-14)
+
+
+def test_root_stays_below_m():
+    logits = torch.tensor([[0.0, 0.0], [-5.0, 5.0], [-1e4, 1e4]])
+    values = root_loss(logits, torch.zeros(3, dtype=torch.long), k=3, m=7, reduction="none")
+    assert (values >= 0).all() and (values <= 7).all() and values[1] < 7
+
+
+def test_rlo_is_convex_in_the_logits_and_root_is_not():
+    hessian = torch.func.hessian(lambda z, f: f(z, torch.tensor(0)), argnums=0)
+    g = torch.Generator().manual_seed(1)
+    smallest = {root_loss: math.inf, rlo_loss: math.inf}
+    for _ in range(50):
+        z = torch.randn(4, generator=g, dtype=torch.float64) * 4
+        for f in smallest:
+            eigenvalues = torch.linalg.eigvalsh(hessian(z, f))
+            smallest[f] = min(smallest[f], (eigenvalues[0] / eigenvalues.abs().max()).item())
+    assert smallest[rlo_loss] > -1e-12
+    assert smallest[root_loss] < -0.1
+
+
+def test_rlo_weights_wrong_samples_up_and_root_weights_them_down():
+    logits = torch.tensor([[4.0, 0.0], [0.0, 4.0]], dtype=torch.float64, requires_grad=True)
+    target = torch.tensor([0, 0])  # right, wrong
+
+    def norms(f):
+        return torch.autograd.grad(f(logits, target, reduction="sum"), logits)[0].norm(dim=1)
+
+    relative = {f: norms(f) / norms(F.cross_entropy) for f in (root_loss, rlo_loss)}
+    assert relative[root_loss][1] < relative[root_loss][0]
+    assert relative[rlo_loss][1] > relative[rlo_loss][0]
+
+
+def test_m_is_a_pure_scale_and_adam_does_not_see_it():
+    def train(m):
+        torch.manual_seed(0)
+        net = torch.nn.Linear(5, 3).double()
+        optimizer = torch.optim.Adam(net.parameters(), lr=1e-2, eps=0)
+        x, y = torch.randn(20, 5, dtype=torch.float64), torch.randint(3, (20,))
+        for _ in range(20):
+            optimizer.zero_grad()
+            root_loss(net(x), y, k=3, m=m).backward()
+            optimizer.step()
+        return net.weight.detach()
+
+    torch.testing.assert_close(train(1.0), train(1000.0), rtol=1e-9, atol=1e-12)
+
+
+# --- extremes ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("size", [0.0, 1.0, 30.0, 100.0, 1e4, "max"])
+@pytest.mark.parametrize("name", CLASS_LOSSES)
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_value_and_gradient_are_finite_for_every_finite_logit(name, dtype, size, smoothing):
+    v = torch.finfo(dtype).max if size == "max" else size
+    for options in [{}, {"gamma": 0.5}] if name == "focal" else [{}, {"k": 1.0, "m": 10.0}]:
+        logits = torch.tensor([[v, -v, 0.0], [-v, v, 0.0]] * 64, dtype=dtype, requires_grad=True)
+        loss = CLASS_LOSSES[name](logits, torch.ones(128).long(), **options, label_smoothing=smoothing)
+        (grad,) = torch.autograd.grad(loss, logits)
+        assert loss.dtype == torch.float32 and loss.isfinite() and grad.isfinite().all()
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    logits=st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=2, max_size=6),
+    k=st.floats(1, 50),
+    m=st.floats(1e-3, 50),
+    data=st.data(),
+)
+def test_any_finite_float32_gives_a_finite_value_and_gradient(logits, k, m, data):
+    z = torch.tensor([logits], requires_grad=True)
+    y = torch.tensor([data.draw(st.integers(0, len(logits) - 1))])
+    for loss in (root_loss(z, y, k, m), rlo_loss(z, y, k, m), focal_loss(z, y)):
+        (grad,) = torch.autograd.grad(loss, z)
+        assert loss >= 0 and loss.isfinite() and grad.isfinite().all()
+
+
+def test_root_gradient_is_finite_when_p_underflows():
+    logits = torch.tensor([[0.0, 200.0]], requires_grad=True)
+    root_loss(logits, torch.tensor([0])).backward()
+    textbook = torch.tensor([[0.0, 200.0]], requires_grad=True)
+    (3 * (1 - textbook.softmax(1)[:, 0] ** (1 / 3))).sum().backward()
+    assert textbook.grad.isnan().any()  # the published route
+    want = torch.exp(torch.tensor(-200.0 / 3))
+    torch.testing.assert_close(logits.grad, torch.stack([-want, want])[None])
+
+
+def test_rlo_is_exact_where_float32_can_hold_it_then_goes_on_linearly():
+    z = torch.tensor([[0.0, 200.0]])
+    torch.testing.assert_close(
+        rlo_loss(z, torch.tensor([0])).item(), 3 * math.expm1(200 / 3), rtol=1e-5, atol=0
+    )
+    far = torch.tensor([[0.0, 1e3], [0.0, 1e4], [0.0, 2e4], [0.0, 3e4]], requires_grad=True)
+    values = rlo_loss(far, torch.zeros(4).long(), reduction="none")
+    (grad,) = torch.autograd.grad(values.sum(), far)
+    torch.testing.assert_close(values[3] - values[2], values[2] - values[1])
+    torch.testing.assert_close(grad[:, 1], grad[:1, 1].expand(4))
+    torch.testing.assert_close(grad[0, 1] * 1e4, values.detach()[2] - values.detach()[1])
+
+
+def test_rlo_is_continuously_differentiable_where_the_line_begins():
+    start = 3 * losses.rooted.exact_range(torch.float64, 3.0, 3.0)
+    z = torch.tensor([[0.0, start - 1e-6], [0.0, start + 1e-6]], dtype=torch.float64, requires_grad=True)
+    values = rlo_loss(z, torch.zeros(2).long(), reduction="none")
+    (grad,) = torch.autograd.grad(values.sum(), z)
+    torch.testing.assert_close(values[0], values[1], rtol=1e-5, atol=0)
+    torch.testing.assert_close(grad[0], grad[1], rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", CLASS_LOSSES)
+def test_half_precision_is_computed_in_float32(name, dtype, batch):
+    logits, target = batch
+    half = logits.to(dtype)
+    torch.testing.assert_close(
+        CLASS_LOSSES[name](half, target), CLASS_LOSSES[name](half.float(), target), rtol=0, atol=0
+    )
+
+
+# --- the arguments of nn.CrossEntropyLoss ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(
+    "kind", ["indices", "ignored", "images", "probabilities", "image probabilities", "one"]
+)
+def test_arguments_mean_what_they_mean_in_cross_entropy(kind, weighted, smoothing, reduction):
+    """At k = m = 10⁷ root and rlo are cross entropy, as is focal (1, 0): torch's own is the truth."""
+    g = torch.Generator().manual_seed(2)
+    shape = {"images": (3, 4, 2, 5), "image probabilities": (3, 4, 2, 5), "one": (4,)}.get(kind, (6, 4))
+    logits = torch.randn(shape, generator=g, dtype=torch.float64)
+    if "probabilities" in kind:
+        target = torch.rand(shape, generator=g, dtype=torch.float64).softmax(1)
+    else:
+        target = torch.randint(4, shape[:1] + shape[2:] if len(shape) > 1 else (), generator=g)
+    if kind == "ignored":
+        target[::2] = 2
+    options = {"reduction": reduction, "label_smoothing": smoothing}
+    if kind == "ignored":
+        options["ignore_index"] = 2
+    if weighted:
+        options["weight"] = torch.tensor([0.5, 2.0, 1.0, 0.0], dtype=torch.float64)
+    want = F.cross_entropy(logits, target, **options)
+    for got in (
+        root_loss(logits, target, 1e7, 1e7, **options),
+        rlo_loss(logits, target, 1e7, 1e7, **options),
+        focal_loss(logits, target, 1.0, 0.0, **options),
+    ):
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", CLASS_LOSSES)
+def test_a_soft_target_is_the_weighted_sum_over_the_classes(name, batch):
+    logits, _ = batch
+    t = torch.rand(6, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    ell = -np.log(logits.softmax(1).numpy())
+    want = (t.numpy() * phi_numpy(name, ell)).sum(1).mean()
+    np.testing.assert_allclose(CLASS_LOSSES[name](logits, t).item(), want, rtol=1e-10)
+
+
+@pytest.mark.parametrize("name", CLASS_LOSSES)
+def test_one_hot_probabilities_equal_indices(name, batch):
+    logits, target = batch
+    one_hot = F.one_hot(target, 5).double()
+    torch.testing.assert_close(CLASS_LOSSES[name](logits, one_hot), CLASS_LOSSES[name](logits, target))
+
+
+def test_ignored_samples_get_no_gradient(batch):
+    logits, target = batch
+    logits.requires_grad_()
+    target[1] = -100
+    (grad,) = torch.autograd.grad(rlo_loss(logits, target, label_smoothing=0.1), logits)
+    assert (grad[1] == 0).all() and (grad[0] != 0).any()
+
+
+# --- the binary form -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("k", [1.0, 2.0, 7.5])
+def test_binary_value_is_the_closed_form(k):
+    f = torch.linspace(-20, 20, 41, dtype=torch.float64)
+    for y in (0, 1):
+        t = (2 * y - 1) * f.numpy()
+        got = rooted_logistic_loss(f, torch.full((41,), y), k, reduction="none")
+        np.testing.assert_allclose(got, k * (1 + np.exp(-t)) ** (1 / k), rtol=1e-12)
+    assert torch.autograd.gradcheck(
+        lambda z: rooted_logistic_loss(z, torch.ones(41), k), (f / 8).requires_grad_()
+    )
+
+
+def test_binary_form_is_two_class_rlo_plus_k(batch):
+    f = batch[0][:, 0]
+    y = torch.tensor([0, 1, 1, 0, 1, 0])
+    for k in (1.0, 2.0, 5.0):
+        two_class = rlo_loss(torch.stack([torch.zeros_like(f), f], 1), y, k, k)
+        torch.testing.assert_close(rooted_logistic_loss(f, y, k), two_class + k)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+def test_binary_value_and_gradient_are_finite_at_both_ends(dtype):
+    limit = torch.finfo(dtype).max
+    for v in (88.0, 200.0, 6e4, limit):
+        f = torch.tensor([v, -v], dtype=dtype, requires_grad=True)
+        for k in (1.0, 2.0, 5.0):
+            for y in (0.0, 1.0):
+                loss = rooted_logistic_loss(f, torch.full((2,), y), k)
+                (grad,) = torch.autograd.grad(loss, f)
+                assert loss.isfinite() and grad.isfinite().all()
+
+
+def test_binary_reductions_and_errors():
+    f, y = torch.randn(4), torch.tensor([0, 1, 1, 0])
+    each = rooted_logistic_loss(f, y, reduction="none")
+    assert each.shape == (4,)
+    torch.testing.assert_close(each.sum(), rooted_logistic_loss(f, y, reduction="sum"))
+    torch.testing.assert_close(each.mean(), rooted_logistic_loss(f, y))
+    with pytest.raises(ValueError, match="shape"):
+        rooted_logistic_loss(f, y[:2])
+
+
+# --- where they must run ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CLASS_LOSSES)
+def test_compiles_without_graph_breaks(name, batch):
+    logits, target = batch[0].float(), batch[1]
+    for options in ({}, {"label_smoothing": 0.1, "weight": torch.arange(5.0)}):
+        torch._dynamo.reset()
+
+        def f(z, y, options=options):
+            return CLASS_LOSSES[name](z, y, **options)
+
+        compiled = torch.compile(f, fullgraph=True, backend="aot_eager")
+        a, b = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+        compiled(a, target).backward()
+        f(b, target).backward()
+        torch.testing.assert_close(a.grad, b.grad)
+
+
+@pytest.mark.slow
+def test_root_and_rlo_compile_to_machine_code(batch):
+    logits, target = batch[0].float(), batch[1]
+    for f in (root_loss, rlo_loss):
+        torch.testing.assert_close(torch.compile(f, fullgraph=True)(logits, target), f(logits, target))
+
+
+@pytest.mark.parametrize("name", CLASS_LOSSES)
+def test_torch_func_gives_per_sample_gradients(name, batch):
+    logits, target = batch
+    per_sample = torch.func.vmap(torch.func.grad(lambda z, y: CLASS_LOSSES[name](z, y)))(logits, target)
+    z = logits.clone().requires_grad_()
+    (want,) = torch.autograd.grad(CLASS_LOSSES[name](z, target, reduction="sum"), z)
+    torch.testing.assert_close(per_sample, want)
+    value, tangent = torch.func.jvp(
+        lambda z: CLASS_LOSSES[name](z, target, reduction="sum"), (logits,), (torch.ones_like(logits),)
+    )
+    assert value > 0 and tangent.abs() < 1e-9  # softmax does not change when all logits move together
+
+
+@pytest.mark.parametrize("name", CLASS_LOSSES)
+def test_under_autocast_the_loss_is_float32(name, batch):
+    linear = torch.nn.Linear(5, 5)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = linear(batch[0].float())
+        loss = CLASS_LOSSES[name](logits, batch[1])
+    loss.backward()
+    assert logits.dtype == torch.bfloat16 and loss.dtype == torch.float32
+    assert linear.weight.grad.isfinite().all() and linear.weight.grad.abs().sum() > 0
+
+
+# --- modules, registry, errors ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name,options,functional",
+    [
+        ("ce", {}, F.cross_entropy),
+        ("focal", {"alpha": 0.5, "gamma": 1.0}, focal_loss),
+        ("root", {"k": 8, "m": 10}, root_loss),
+        ("RLO", {"k": 2.5, "m": 1}, rlo_loss),
+    ],
+)
+def test_build_loss_gives_the_module_of_the_function(name, options, functional, batch):
+    logits, target = batch
+    shared = {"weight": torch.arange(1.0, 6, dtype=torch.float64), "label_smoothing": 0.1, "ignore_index": 2}
+    module = losses.build_loss(name, **options, **shared)
+    torch.testing.assert_close(module(logits, target), functional(logits, target, **options, **shared))
+    assert "weight" in module.state_dict()
+
+
+def test_build_loss_lists_the_known_names():
+    assert set(losses.LOSSES) == {"ce", "focal", "root", "rlo"}
+    with pytest.raises(ValueError, match=r"did you mean root.*ce, focal, root, rlo"):
+        losses.build_loss("rooot")
+    with pytest.raises(TypeError):
+        losses.build_loss("root", gamma=2)
+
+
+@pytest.mark.parametrize("bad", [0, 0.99, -3, math.nan, math.inf, "3", None, True])
+def test_k_below_one_or_no_number_is_an_error(bad, batch):
+    for f in (root_loss, rlo_loss):
+        with pytest.raises(ValueError, match="k must be"):
+            f(*batch, k=bad)
+    with pytest.raises(ValueError, match="k must be"):
+        rooted_logistic_loss(torch.zeros(2), torch.zeros(2), k=bad)
+    for name in ("root", "rlo"):
+        with pytest.raises(ValueError, match="k must be"):
+            losses.build_loss(name, k=bad)
+
+
+@pytest.mark.parametrize("bad", [0, -1, math.nan, math.inf, "3"])
+def test_m_not_above_zero_is_an_error(bad, batch):
+    with pytest.raises(ValueError, match="m must be"):
+        root_loss(*batch, m=bad)
+    with pytest.raises(ValueError, match="alpha must be"):
+        focal_loss(*batch, alpha=bad)
+
+
+def test_wrong_options_are_errors(batch):
+    logits, target = batch
+    with pytest.raises(ValueError, match="gamma must be"):
+        focal_loss(logits, target, gamma=-1)
+    with pytest.raises(ValueError, match="reduction must be one of"):
+        root_loss(logits, target, reduction="average")
+    with pytest.raises(ValueError, match="label_smoothing"):
+        rlo_loss(logits, target, label_smoothing=1.5)
+    with pytest.raises(ValueError, match="class probabilities"):
+        root_loss(logits, target.double())
+    with pytest.raises(ValueError, match="each of the 5 classes"):
+        root_loss(logits, target, weight=torch.ones(4))
