@@ -1,0 +1,83 @@
+"""`build_model`: the one way to get a net by name."""
+
+from pathlib import Path
+
+from torch import nn
+
+from .registry import Net, Spec, check_spec, find_net, on_meta_device
+from .timm_models import PREFIX, find_timm
+from .weights import WeightsUnavailable, load_checkpoint
+
+
+def build_model(
+    name: str,
+    num_classes: int,
+    image_size: int | None,
+    patch_size: int = 4,
+    dim: int = 512,
+    *,
+    pretrained: bool = False,
+    checkpoint: str | Path | None = None,
+    load_weights: bool = True,
+) -> nn.Module:
+    """Build a net by name for any class count and image size.
+
+    Parameters
+    ----------
+    name : a name of `list_models()` or an alias, in any case, "-" and "_" alike; or `timm:<name>`
+    num_classes : width of the head, at least 2
+    image_size : height and width of the images in pixels; 0 or None for nets with a native size
+    patch_size : side of a patch in pixels, for vit*, and cait (swin derives its own from the image size)
+    dim : width of the tokens, for vit* and cait
+    pretrained : start from published weights, with a new head (`vit_timm` always does, unless a
+        checkpoint is given)
+    checkpoint : start from the weights of this file (see `load_checkpoint`), instead of published ones
+    load_weights : False builds the bare structure, for a caller who fills it, e.g. to resume; so do nets
+        that are built under `torch.device("meta")`
+
+    Returns
+    -------
+    nn.Module
+        Maps images (B, 3, image_size, image_size) to logits (B, num_classes).
+
+    Raises
+    ------
+    ValueError
+        An unknown name, an impossible size, a checkpoint that cannot be read or does not fit.
+    WeightsUnavailable
+        A ValueError too: no published weights, or no way to get at them.
+    """
+    net = _find(name, pretrained)
+    if image_size is None or image_size == 0:
+        image_size = net.native_size or 0
+    load_weights = load_weights and not on_meta_device()
+    if pretrained and checkpoint is None and not net.published_weights:
+        raise WeightsUnavailable(
+            f"there are no pretrained weights for {net.name}; "
+            "vit_timm and timm:<name> have them, --checkpoint FILE loads your own"
+        )
+    pretrained = (pretrained or net.pretrained_by_default) and checkpoint is None and load_weights
+    spec = Spec(num_classes, image_size, patch_size, dim, pretrained)
+    check_spec(spec)
+    model = net.build(spec)
+    if checkpoint is not None and load_weights:
+        load_checkpoint(model, checkpoint)
+    return model
+
+
+def default_image_size(name: str, pretrained: bool = False) -> int | None:
+    """The image size a net is meant for in pixels; None if it takes the data's.
+
+    384 for `vit_timm`. For `timm:<name>` the size of its published weights, if those are wanted or the
+    net is built for one size.
+    """
+    return _find(name, pretrained).native_size
+
+
+def _find(name: str, pretrained: bool) -> Net:
+    if not isinstance(name, str):
+        raise ValueError(f"the name of a net must be a string, got {name!r}")
+    name = name.strip()
+    if name.lower().startswith(PREFIX):
+        return find_timm(name[len(PREFIX) :], pretrained)
+    return find_net(name)

@@ -1,0 +1,164 @@
+"""Any net of timm by name, and ViT-B/16 at 384 px for fine-tuning."""
+
+import contextlib
+import difflib
+import functools
+import socket
+
+import timm
+import torch
+from timm.layers import PatchEmbed
+from torch import nn
+
+from .registry import Net, Spec, on_meta_device, patches_per_side, register
+from .weights import WeightsUnavailable
+
+PREFIX = "timm:"
+NETWORK_TIMEOUT = 10  # seconds for a server to answer
+
+
+def find_timm(name: str, pretrained: bool = False) -> Net:
+    """What is known of timm's net `name` (with or without a pretrained tag) before it is built.
+
+    Its native size is that of its published weights, if those are wanted (`pretrained`) or the net is
+    built for one size.
+
+    Raises
+    ------
+    ValueError
+        timm has no such net or no such tag; the message lists near matches.
+    """
+    known = timm.list_models() + timm.list_pretrained()
+    name = name if name in known else name.lower()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=5)
+        hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models() lists them"
+        raise ValueError(f"timm has no net called {name!r}; {hint}")
+    cfg = timm.get_pretrained_cfg(name)
+    return Net(
+        name=PREFIX + name,
+        build=functools.partial(build_timm, name=name),
+        native_size=cfg.input_size[-1] if cfg and (pretrained or cfg.fixed_input_size) else None,
+        published_weights=True,
+    )
+
+
+@register(
+    "vit_timm",
+    name="vit_base_patch16_384",
+    native_size=384,
+    published_weights=True,
+    pretrained_by_default=True,
+)
+def build_timm(spec: Spec, name: str) -> nn.Module:
+    """timm's net `name` with a new head; `patch_size` and `dim` do not concern it.
+
+    Nets that are built for one image size are built for `spec.image_size`, and timm resamples the
+    pretrained position embeddings to it. Whether the net takes the size is tried with one image, before
+    any download.
+
+    Shapes
+    ------
+    images (B, 3, H, W) → logits (B, num_classes)
+
+    Raises
+    ------
+    ValueError
+        The net does not take images of this size or does not classify.
+    WeightsUnavailable
+        `spec.pretrained`, and the weights do not exist or cannot be downloaded.
+
+    References
+    ----------
+    Wightman, *PyTorch Image Models*, https://github.com/huggingface/pytorch-image-models.
+    """
+    cfg = timm.get_pretrained_cfg(name)
+    options = {"num_classes": spec.num_classes}
+    if cfg and cfg.fixed_input_size:
+        options["img_size"] = spec.image_size
+    try:
+        model = timm.create_model(name, **options)
+        _check_patches(model, spec)
+        logits_shape = _try_one_image(model, spec)
+    except (AssertionError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        native = f"; its native size is {cfg.input_size[-1]} px" if cfg else ""
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise ValueError(
+            f"{PREFIX}{name} does not take images of {spec.image_size} px ({reason}){native}"
+        ) from error
+    if logits_shape != (1, spec.num_classes):
+        raise ValueError(f"{PREFIX}{name} is not a classifier: one image gives {logits_shape}")
+    if not spec.pretrained:
+        return model
+    return _create_pretrained(name, cfg, options)
+
+
+def _check_patches(model: nn.Module, spec: Spec) -> None:
+    """timm's ViTs accept sizes that are no whole number of patches and drop the pixels that are left over."""
+    embed = getattr(model, "patch_embed", None)
+    if isinstance(embed, PatchEmbed) and not embed.dynamic_img_pad:
+        patches_per_side(spec.image_size, embed.patch_size[0])
+
+
+def _try_one_image(model: nn.Module, spec: Spec) -> tuple[int, ...]:
+    if on_meta_device():  # some nets of timm compute with values and cannot run there
+        return (1, spec.num_classes)
+    model.eval()
+    with torch.no_grad():
+        logits = model(torch.zeros(1, 3, spec.image_size, spec.image_size))
+    model.train()
+    return tuple(getattr(logits, "shape", ()))
+
+
+def _create_pretrained(name: str, cfg, options: dict) -> nn.Module:
+    if not timm.is_model_pretrained(name):
+        raise WeightsUnavailable(
+            f"timm has no pretrained weights for {name}; --checkpoint FILE loads your own"
+        )
+    try:
+        with _network_timeout(NETWORK_TIMEOUT):
+            _ask_hub_once(cfg)
+            return timm.create_model(name, pretrained=True, **options)
+    except Exception as error:
+        if not _is_network_error(error):
+            raise
+        raise WeightsUnavailable(
+            f"the pretrained weights of {name} cannot be downloaded ({type(error).__name__}); "
+            "fetch them where there is a network and pass --checkpoint FILE"
+        ) from error
+
+
+def _ask_hub_once(cfg) -> None:
+    """Fail now if the weights are neither in the local cache nor within reach.
+
+    huggingface_hub by itself retries two file names six times each: 48 s without a name server, minutes
+    behind a firewall that drops packets.
+    """
+    if not cfg.hf_hub_id:
+        return
+    import huggingface_hub as hub  # what timm downloads with; only this path needs it
+
+    repo, _, revision = cfg.hf_hub_id.partition("@")
+    revision = revision or None
+    names = [cfg.hf_hub_filename] if cfg.hf_hub_filename else ["model.safetensors", "pytorch_model.bin"]
+    if any(isinstance(hub.try_to_load_from_cache(repo, n, revision=revision), str) for n in names):
+        return
+    with contextlib.suppress(hub.utils.EntryNotFoundError):  # the hub answered; timm tries other file names
+        hub.get_hf_file_metadata(hub.hf_hub_url(repo, names[0], revision=revision), timeout=NETWORK_TIMEOUT)
+
+
+@contextlib.contextmanager
+def _network_timeout(seconds: float):
+    """Give a timeout to sockets without one: urllib's, for the few weights that are not on the hub."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _is_network_error(error: Exception) -> bool:
+    # The hub's errors and those of the HTTP client of its version share no base class
+    packages = {base.__module__.partition(".")[0] for base in type(error).__mro__}
+    return isinstance(error, OSError) or bool(packages & {"huggingface_hub", "httpx", "httpx2"})
