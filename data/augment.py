@@ -1,0 +1,145 @@
+"""uint8 in, training batch out: resize, crop, flip, RandAugment and normalise, a whole batch at a time."""
+
+from __future__ import annotations
+
+import torch
+from torchvision.transforms.v2 import functional as F
+
+from .plan import Draws
+from .randaug import randaugment
+
+
+def pad_of(image_size: int) -> int:
+    """Black pixels added on each side before the random crop: 4 at 32 px, as is usual for CIFAR."""
+    return image_size // 8
+
+
+def crop_view(padded: torch.Tensor, size: int) -> torch.Tensor:
+    """All square crops of all images, without a copy.
+
+    Parameters
+    ----------
+    padded : Tensor, shape (N, C, H, W)
+    size : int
+        Side of the crops.
+
+    Returns
+    -------
+    Tensor, shape (N, H - size + 1, W - size + 1, C, size, size)
+        Indexing it with (sample, top, left), three tensors of shape (B,), gathers a batch of crops in one
+        pass over memory.
+    """
+    n, c, h, w = padded.shape
+    sn, sc, sh, sw = padded.stride()
+    return padded.as_strided((n, h - size + 1, w - size + 1, c, size, size), (sn, sh, sw, sc, sh, sw))
+
+
+def crop(padded: torch.Tensor, size: int, index: torch.Tensor, top, left) -> torch.Tensor:
+    """Gather the crop at (top, left) of each indexed image.
+
+    Parameters
+    ----------
+    padded : Tensor, shape (N, C, H, W)
+    size : int
+    index, top, left : Tensor of int64, shape (B,)
+        On the device of `padded`.
+
+    Returns
+    -------
+    Tensor, shape (B, C, size, size)
+    """
+    if padded.device.type in ("cpu", "cuda"):
+        view = crop_view(padded, size)
+        if padded.is_contiguous():
+            return view[index, top, left]
+        # channels innermost: gather rows of pixels as they lie, so that each is one run of bytes
+        return view.permute(0, 1, 2, 4, 5, 3)[index, top, left].permute(0, 3, 1, 2)
+    # elsewhere (mps) a strided view is copied out whole before it is indexed, every crop of every image
+    run = torch.arange(size, device=padded.device)
+    rows, columns = (top[:, None] + run)[:, None, :, None], (left[:, None] + run)[:, None, None, :]
+    channels = torch.arange(padded.shape[1], device=padded.device)[None, :, None, None]
+    return padded[index[:, None, None, None], channels, rows, columns]
+
+
+class BatchTransform:
+    """Turn uint8 images on the device into what the net wants.
+
+    Parameters
+    ----------
+    size : int
+        Height and width of the result; smaller or larger images are resized (bilinear, antialiased).
+    mean, std : tuple of float
+        Per channel, for pixel values in [0, 1].
+    device : torch.device
+    dtype : torch.dtype
+        Floating; arithmetic is in float32, only the result is rounded.
+    memory_format : torch.memory_format
+    """
+
+    def __init__(self, size, mean, std, device, dtype, memory_format):
+        self.size, self.device, self.dtype, self.memory_format = size, device, dtype, memory_format
+        mean, std = (torch.tensor(v, dtype=torch.float64).view(1, 3, 1, 1) for v in (mean, std))
+        # (x / 255 - mean) / std = x * scale + bias
+        self.scale = (1 / (255 * std)).float().to(device)
+        self.bias = (-mean / std).float().to(device)
+
+    def augment(self, images: torch.Tensor, draws: Draws) -> torch.Tensor:
+        """Resize, pad and crop whole images as drawn.
+
+        Parameters
+        ----------
+        images : Tensor of uint8, shape (B, C, H, W)
+        draws : Draws
+            Of the same B samples, on the CPU.
+
+        Returns
+        -------
+        Tensor of uint8, shape (B, C, size, size)
+        """
+        pad = pad_of(self.size)
+        padded = torch.nn.functional.pad(self.resize(images), (pad,) * 4)
+        everyone = torch.arange(len(images), device=self.device)
+        top, left = (t.to(self.device, non_blocking=True) for t in (draws.top, draws.left))
+        return crop(padded, self.size, everyone, top, left)
+
+    def resize(self, images: torch.Tensor) -> torch.Tensor:
+        """Square uint8 images at the size wanted."""
+        if images.shape[-1] == self.size:
+            return images
+        return F.resize(images, [self.size, self.size], antialias=True)
+
+    def finish(self, images: torch.Tensor, draws: Draws | None = None) -> torch.Tensor:
+        """Flip, RandAugment and normalise.
+
+        Parameters
+        ----------
+        images : Tensor of uint8, shape (B, C, size, size)
+            C is 1 or 3; grey is spread over three channels.
+        draws : Draws, optional
+            None: only normalise.
+
+        Returns
+        -------
+        Tensor, shape (B, 3, size, size)
+        """
+        if draws is not None and draws.flip is not None:
+            images = self._flip(images, draws.flip)
+        if draws is not None and draws.ops is not None:
+            images = randaugment(images.expand(-1, 3, -1, -1), draws.ops)
+        shape = (len(images), 3, self.size, self.size)
+        if self.device.type == "cuda":
+            # one kernel: it converts, multiplies, adds and rounds in registers
+            out = torch.empty(shape, dtype=self.dtype, device=self.device, memory_format=self.memory_format)
+            return torch.addcmul(self.bias, images, self.scale, out=out)
+        # elsewhere mixed types would be converted to temporary tensors; in place is three lean passes
+        out = torch.empty(shape, device=self.device, memory_format=self.memory_format)
+        return out.copy_(images).mul_(self.scale).add_(self.bias).to(self.dtype)
+
+    def _flip(self, images: torch.Tensor, flip: torch.Tensor) -> torch.Tensor:
+        if self.device.type == "cpu":  # half the images, in place
+            chosen = flip.nonzero()[:, 0]
+            images[chosen] = images[chosen].flip(-1)
+            return images
+        # without an index list, whose length the host would have to wait for
+        flip = flip.to(self.device, non_blocking=True)
+        return torch.where(flip[:, None, None, None], images.flip(-1), images)

@@ -1,0 +1,130 @@
+"""Every random choice of the data, as pure functions of (seed, epoch).
+
+Nothing here keeps state, so a resumed run needs no saved generator: it asks for the same epoch again and
+skips to its batch. All draws are made on the CPU, for the whole epoch and before the ranks share it out,
+so they depend neither on the device nor on how many processes or workers there are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+
+from .errors import DataError
+from .randaug import NUM_OPS, OPERATIONS
+
+
+def generator(*key: object) -> torch.Generator:
+    """A fresh CPU generator whose stream is a function of `key`; the global one is left alone."""
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What augmentation does to each position of an epoch; None: nothing of that kind.
+
+    Parameters
+    ----------
+    top, left : Tensor of int64, shape (N,)
+        Corner of the crop in the padded image, in pixels.
+    flip : Tensor of bool, shape (N,), optional
+        Mirrored left to right.
+    ops : Tensor of int64, shape (NUM_OPS, N), optional
+        RandAugment's operations, `2 * operation + (1 if its magnitude is negative)`.
+    """
+
+    top: torch.Tensor
+    left: torch.Tensor
+    flip: torch.Tensor | None
+    ops: torch.Tensor | None
+
+    def __getitem__(self, where: slice) -> Draws:
+        return Draws(
+            self.top[where],
+            self.left[where],
+            None if self.flip is None else self.flip[where],
+            None if self.ops is None else self.ops[:, where],
+        )
+
+
+def permutation(num_samples: int, seed: int, epoch: int) -> torch.Tensor:
+    """Sample index at each position of the epoch, int64 of shape (num_samples,)."""
+    return torch.randperm(num_samples, generator=generator("order", seed, epoch))
+
+
+def draw(num_samples: int, seed: int, epoch: int, *, pad: int, flip: bool, randaug: bool) -> Draws:
+    """Draw the augmentation of every position of an epoch.
+
+    Parameters
+    ----------
+    num_samples : int
+    seed, epoch : int
+    pad : int
+        Pixels added on each side before the crop; offsets are uniform on 0 … 2·pad.
+    flip, randaug : bool
+        Whether to draw flips (probability one half) and RandAugment operations.
+    """
+    g = generator("augment", seed, epoch)
+    top, left = torch.randint(2 * pad + 1, (2, num_samples), generator=g)
+    mirrored = torch.randint(2, (num_samples,), generator=g).bool() if flip else None
+    ops = torch.randint(2 * len(OPERATIONS), (NUM_OPS, num_samples), generator=g) if randaug else None
+    return Draws(top, left, mirrored, ops)
+
+
+def noisy_labels(labels: torch.Tensor, num_classes: int, share: float, seed: int) -> torch.Tensor:
+    """Flip exactly ``round(share * N)`` labels to another class, each other class equally likely.
+
+    Parameters
+    ----------
+    labels : Tensor of int64, shape (N,)
+    num_classes : int
+    share : float
+        In [0, 1).
+    seed : int
+
+    Returns
+    -------
+    Tensor of int64, shape (N,)
+        A new tensor; `labels` is not changed.
+    """
+    g = generator("label noise", seed)
+    count = round(share * len(labels))
+    chosen = torch.randperm(len(labels), generator=g)[:count]
+    shift = torch.randint(1, num_classes, (count,), generator=g)
+    noisy = labels.clone()
+    noisy[chosen] = (noisy[chosen] + shift) % num_classes
+    return noisy
+
+
+def train_batches(num_samples: int, batch_size: int, world_size: int) -> list[tuple[int, int]]:
+    """Global batches of one epoch as (first, one past the last) position.
+
+    The tail is kept as a smaller batch, unless it has fewer than two samples a rank: batch
+    normalisation cannot train on one.
+
+    Raises
+    ------
+    DataError
+        Fewer samples in a batch, or in all, than the ranks need.
+    """
+    if batch_size < world_size:
+        raise DataError(f"a global batch of {batch_size} cannot be shared by {world_size} processes")
+    ends = range(batch_size, num_samples + 1, batch_size)
+    batches = [(end - batch_size, end) for end in ends]
+    full = len(batches) * batch_size
+    if num_samples - full >= 2 * world_size:
+        batches.append((full, num_samples))
+    if not batches:
+        raise DataError(
+            f"{num_samples} training images are too few: {world_size} process(es) need {2 * world_size} or more"
+        )
+    return batches
+
+
+def rank_part(first: int, last: int, rank: int, world_size: int) -> tuple[int, int]:
+    """The contiguous part of [first, last) that belongs to `rank`; sizes differ by at most one."""
+    size = last - first
+    return first + size * rank // world_size, first + size * (rank + 1) // world_size

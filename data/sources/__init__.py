@@ -1,0 +1,1 @@
+"""One file a data set (or family of them), each with ``load(request) -> Source``."""

@@ -1,0 +1,133 @@
+"""Image files that do not fit into memory: worker processes decode them, batch by batch, ahead of the net.
+
+Workers only decode and resize. Cropping, flipping and normalising happen on the device as for sets in memory
+and with the same draws, so the batches are the same with any number of workers, and the same as in memory.
+"""
+
+from __future__ import annotations
+
+import atexit
+import signal
+import threading
+import warnings
+import weakref
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+from .augment import BatchTransform
+from .errors import DataError
+from .images import decode, strict_pillow
+from .stores import Uploader
+
+_GRACE_S = 60  # that a worker lives on after SIGTERM
+
+
+class _Files(Dataset):
+    def __init__(self, paths: list[str], size: int):
+        self.paths, self.size = paths, size
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitems__(self, indices: list[int]) -> torch.Tensor | DataError:
+        """Decode a batch; a bad file is returned, since a raised error would arrive with a traceback."""
+        out = np.empty((len(indices), 3, self.size, self.size), dtype=np.uint8)
+        try:
+            with strict_pillow():
+                for i, index in enumerate(indices):
+                    out[i] = decode(self.paths[index], self.size)
+        except DataError as error:
+            return error
+        return torch.from_numpy(out)
+
+
+class _Batches:
+    """Batch sampler whose index lists are set before each pass."""
+
+    def __init__(self):
+        self.lists: list[list[int]] = []
+
+    def __iter__(self):
+        return iter(self.lists)
+
+    def __len__(self) -> int:
+        return len(self.lists)
+
+
+def _as_is(batch):
+    return batch
+
+
+def _start_worker(_: int) -> None:
+    # Ctrl-C and a scheduler's SIGTERM reach the whole process group. The main process answers them by saving
+    # a checkpoint; a worker that died of them first would break that. Should the main process not end the
+    # worker in time, the alarm does.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "alarm"):
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE_S))
+    warnings.simplefilter("error", Image.DecompressionBombWarning)
+
+
+class Stream:
+    """Batches decoded from files as they are needed.
+
+    Parameters
+    ----------
+    paths : list of str
+    size : int
+        Side in pixels that images are decoded to.
+    device : torch.device
+    workers : int
+        Processes; 0: decode in this one.
+    """
+
+    def __init__(self, paths: list[str], size: int, device: torch.device, workers: int):
+        self._batches = _Batches()
+        self._upload = Uploader(device)
+        self._loader = DataLoader(
+            _Files(paths, size),
+            batch_sampler=self._batches,
+            num_workers=workers,
+            collate_fn=_as_is,
+            pin_memory=device.type == "cuda",
+            worker_init_fn=_start_worker,
+            persistent_workers=workers > 0,
+            generator=torch.Generator(),  # else each pass would draw from the global one
+        )
+        if workers:
+            # before the interpreter's own clean-up, which would wait for each worker in turn
+            atexit.register(_close, weakref.ref(self))
+
+    num_bytes = 0
+
+    def close(self) -> None:
+        """End the workers; the next pass would start new ones."""
+        self._loader._iterator = None
+
+    def _decoded(self, lists: list[list[int]]) -> Iterator[torch.Tensor]:
+        self._batches.lists = lists
+        for batch in self._loader:
+            if isinstance(batch, DataError):
+                raise batch
+            yield self._upload(batch)
+
+    def train_batches(self, order, order_here, draws, parts, transform: BatchTransform) -> Iterator:
+        """See `loaders.TrainLoader`."""
+        lists = [order[a:b].tolist() for a, b in parts]
+        for (a, b), batch in zip(parts, self._decoded(lists), strict=True):
+            yield transform.resize(batch) if draws is None else transform.augment(batch, draws[a:b])
+
+    def test_batches(self, parts) -> Iterator[torch.Tensor]:
+        """See `loaders.TestLoader`."""
+        return self._decoded([list(range(a, b)) for a, b in parts])
+
+
+def _close(stream: weakref.ref[Stream]) -> None:
+    alive = stream()
+    if alive is not None and threading.current_thread() is threading.main_thread():
+        alive.close()
