@@ -1,0 +1,190 @@
+"""Logistic and rooted logistic regression as functions of the weights: value, gradient, Hessian, bounds."""
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from losses.base import check_real
+from losses.rooted import exact_range, rlo_loss
+
+
+class Objective:
+    r"""F(W, b) = Σ_i s_i φ(ℓ_i) / Σ_i s_i + (l2/2) ‖W‖², ℓ_i the cross entropy of sample i at W x_i + b.
+
+    φ(ℓ) = ℓ is logistic regression; φ(ℓ) = k (e^(ℓ/k) − 1), ``rlo_loss`` at m = k, the rooted objective,
+    which tends to it as k → ∞. With two classes the logits are (0, w·x + b), with more one row of W a class.
+    The intercept b is never penalised. F is convex; on separable data without l2 its infimum is 0, at infinity.
+
+    Parameters
+    ----------
+    X : ndarray of float64, shape (n, d)
+    y : ndarray of int, shape (n,)
+        Classes 0 … n_classes − 1.
+    n_classes : int ≥ 2
+    k : float ≥ 1, optional
+        The root; None is logistic regression.
+    l2 : float ≥ 0
+    fit_intercept : bool
+    sample_weight : ndarray of float, shape (n,), optional
+        s_i ≥ 0; all ones unless given.
+
+    Raises
+    ------
+    ValueError
+        If k < 1 or l2 < 0, or either is not a finite real number.
+
+    Notes
+    -----
+    The weights travel as one flat vector of ``size`` numbers: row by row, the row's intercept last.
+    """
+
+    def __init__(self, X, y, n_classes, *, k=None, l2=0.0, fit_intercept=True, sample_weight=None):
+        if k is not None:
+            check_real("k", k, 1)
+        check_real("l2", l2, 0)
+        self.X, self.k, self.l2 = X, k, l2
+        self.n_classes, self.fit_intercept = n_classes, fit_intercept
+        self.rows = 1 if n_classes == 2 else n_classes
+        self.columns = X.shape[1] + fit_intercept
+        self.size = self.rows * self.columns
+        weight = np.ones(len(y)) if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
+        self.share = weight / weight.sum()
+        self._target = torch.as_tensor(y, dtype=torch.int64)
+        self._one_hot = F.one_hot(self._target, n_classes).to(torch.float64)
+        # Beyond ℓ/k ≈ 691 the loss goes on as its tangent, so its slope stops growing there.
+        self._largest_slope = math.inf if k is None else math.exp(exact_range(torch.float64, k, k))
+
+    @property
+    def name(self) -> str:
+        """``logistic``, or ``rlo k=3``."""
+        return "logistic" if self.k is None else f"rlo k={self.k:g}"
+
+    def scores(self, w, X=None):
+        """W x + b for every row of X (default: the training data), shape (n, 1) or (n, n_classes)."""
+        X = self.X if X is None else X
+        W = w.reshape(self.rows, self.columns)
+        return X @ W[:, :-1].T + W[:, -1] if self.fit_intercept else X @ W.T
+
+    def _logits(self, scores):
+        return torch.cat([torch.zeros_like(scores), scores], dim=1) if self.rows == 1 else scores
+
+    def _sample_losses(self, logits):
+        if self.k is None:
+            return F.cross_entropy(logits, self._target, reduction="none")
+        return rlo_loss(logits, self._target, self.k, self.k, reduction="none")
+
+    def value_and_gradient(self, w):
+        """F and ∇F at the flat weights `w`: float, ndarray of shape (size,).
+
+        The gradient of φ in the logits is φ′(ℓ) (softmax(z) − e_y), and φ′ = e^(ℓ/k) = 1 + φ/k: the loss
+        that is computed anyway also gives its slope. Autograd gets there too (a test compares), in twice
+        the time on small data.
+        """
+        logits = self._logits(torch.from_numpy(self.scores(w)))
+        losses = self._sample_losses(logits)
+        residual = torch.softmax(logits, dim=1).sub_(self._one_hot).numpy()
+        factor = self.share
+        if self.k is not None:
+            factor = factor * (losses / self.k + 1).clamp_(max=self._largest_slope).numpy()
+        residual = residual[:, 1:] * factor[:, None] if self.rows == 1 else residual * factor[:, None]
+
+        W = w.reshape(self.rows, self.columns)
+        gradient = np.empty_like(W)
+        d = self.X.shape[1]
+        gradient[:, :d] = residual.T @ self.X
+        if self.l2:
+            gradient[:, :d] += self.l2 * W[:, :d]
+        if self.fit_intercept:
+            gradient[:, d] = residual.sum(axis=0)
+        value = float(losses.numpy() @ self.share) + 0.5 * self.l2 * float((W[:, :d] ** 2).sum())
+        return value, gradient.ravel()
+
+    def hessian(self, w):
+        """∇²F at the flat weights `w`, ndarray of shape (size, size)."""
+        scores = torch.from_numpy(self.scores(w)).requires_grad_()
+        total = self._sample_losses(self._logits(scores)) @ torch.from_numpy(self.share)
+        (slope,) = torch.autograd.grad(total, scores, create_graph=True)
+        design, rows, columns = self.design, self.rows, self.columns
+        H = np.empty((rows, columns, rows, columns))
+        for a in range(rows):
+            # Samples do not interact: differentiating a column's sum gives every sample's own entry.
+            (curvature,) = torch.autograd.grad(slope[:, a].sum(), scores, retain_graph=True)
+            curvature = curvature.numpy()
+            for b in range(a + 1):
+                block = design.T @ (curvature[:, b, None] * design)
+                H[a, :, b, :] = block
+                H[b, :, a, :] = block.T
+        H = H.reshape(self.size, self.size)
+        penalised = np.ones((rows, columns))
+        if self.fit_intercept:
+            penalised[:, -1] = 0
+        H[np.diag_indices(self.size)] += self.l2 * penalised.ravel()
+        return H
+
+    @property
+    def design(self):
+        """X with the intercept's column of ones, shape (n, columns)."""
+        return np.column_stack([self.X, np.ones(len(self.X))]) if self.fit_intercept else self.X
+
+    def lipschitz(self) -> float:
+        r"""A bound L on the curvature wherever F(w) ≤ F(0), so that gradient steps of 1/L from 0 descend.
+
+        With x the rows of the design, R² = max ‖x‖² and Λ = λ_max(Σ s_i x_i x_iᵀ / Σ s_i),
+
+            2 classes:  L = a(k) Λ + (2^(1/k) − 1) R² / k + l2,   a(k) = 1/k + ((k − 2)₊ / (2k − 1))^(2 − 1/k),
+            C classes:  L = 2 h(k) [Λ + (C^(1/k) − 1) R²] + l2,   h(k) = k / (4 (k − 1)), for k < 2 1/k;
+
+        k → ∞ leaves Λ/4 + l2 and Λ/2 + l2, the bounds of logistic regression, which hold everywhere. The
+        rooted loss has none that does: a sample's curvature grows like e^(ℓ/k) = 1 + φ/k. But the mean of φ
+        cannot rise above its start, k (C^(1/k) − 1), and at worst is all on the longest row. A step of 1/L
+        cannot leave that level set: to reach its edge, F would have to stop falling on the way.
+        docs/losses.md has the proof.
+        """
+        design, k = self.design, self.k
+        spread = np.linalg.eigvalsh(design.T @ (self.share[:, None] * design))[-1]
+        if k is None:
+            return float(spread / (4 if self.rows == 1 else 2) + self.l2)
+        excess = math.expm1(math.log(self.n_classes) / k) * (design[self.share > 0] ** 2).sum(axis=1).max()
+        if self.rows == 1:
+            common = 1 / k + (max(k - 2, 0) / (2 * k - 1)) ** (2 - 1 / k)
+            return float(common * spread + excess / k + self.l2)
+        steepest = k / (4 * (k - 1)) if k >= 2 else 1 / k
+        return float(2 * steepest * (spread + excess) + self.l2)
+
+    def condition_number(self, w) -> float:
+        """λ_max / λ_min of ∇²F at `w`, in the directions that the data determine.
+
+        Those are the weights that the iterates of every optimiser here stay in when they start at zero: the
+        row space of the design and, with more than two classes, rows that sum to zero (adding one vector to
+        all rows changes no prediction). Infinite where even there the smallest eigenvalue drowns in rounding.
+        """
+        _, singular, Vt = np.linalg.svd(self.design, full_matrices=False)
+        basis = Vt[singular > singular[0] * max(self.design.shape) * np.finfo(float).eps].T
+        if self.rows > 1:
+            sum_zero = np.linalg.svd(np.ones((1, self.rows)))[2][1:].T
+            basis = np.kron(sum_zero, basis)
+        values = np.linalg.eigvalsh(basis.T @ self.hessian(w) @ basis)
+        floor = values[-1] * len(values) * np.finfo(float).eps
+        return float(values[-1] / values[0]) if values[0] > floor else math.inf
+
+    def accuracy(self, w, X, y) -> float:
+        """Share of the rows of X whose largest logit is that of y."""
+        scores = self.scores(w, X)
+        predicted = scores[:, 0] > 0 if self.rows == 1 else scores.argmax(axis=1)
+        return float((predicted == y).mean())
+
+    def norm(self, w) -> float:
+        """‖W‖, the intercept left out."""
+        W = w.reshape(self.rows, self.columns)
+        return float(np.linalg.norm(W[:, : self.X.shape[1]]))
+
+    def smallest_margin(self, w) -> float:
+        """min_i (z_y − max_{c≠y} z_c) / ‖W‖ over the training data; positive: every sample is on its side."""
+        logits = self._logits(torch.from_numpy(self.scores(w)))
+        own = logits.gather(1, self._target[:, None])[:, 0]
+        other = logits.masked_fill(self._one_hot.bool(), -math.inf).amax(dim=1)
+        smallest = float((own - other).min())
+        norm = self.norm(w)
+        return smallest / norm if norm else 0.0
