@@ -1,0 +1,265 @@
+"""Nets by name: sizes, counts, shapes, errors (their parts and their weights: test_models_*.py)."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import models
+from models import registry
+
+# At 10 classes, 32 px, patch 4: published, or worked out by hand, not read off these nets
+PARAMETERS = {
+    "vgg19": 20_040_522,
+    "vgg16": 14_728_266,
+    "resnet18": 11_173_962,
+    "resnet34": 21_282_122,
+    "resnet50": 23_520_842,
+    "resnet101": 42_512_970,
+    "vit": 37_862_922,
+    "vit_large": 151_232_010,
+    "vit_small": 9_622_512,
+    "vit_tiny": 4_371_438,
+    "cait": 15_846_250,
+    "swin": 86_701_186,
+}
+OURS = [name for name in models.list_models() if name != "vit_timm"]
+SMALL = [
+    "vgg11",
+    "resnet18",
+    "vit_tiny",
+    "vit_small",
+    "cait",
+    "swin_tiny",
+]  # one of each family, cheap to run
+
+
+def build_on_meta(*args, **kwargs):
+    with torch.device("meta"):
+        return models.build_model(*args, **kwargs)
+
+
+@pytest.mark.parametrize(("name", "count"), PARAMETERS.items())
+def test_parameter_count_is_the_published_one(name, count):
+    assert models.count_parameters(build_on_meta(name, 10, 32)) == count
+
+
+def test_list_models_is_sorted_and_holds_every_net():
+    names = models.list_models()
+    assert names == sorted(names)
+    assert {*PARAMETERS, "vgg11", "vgg13", "swin_small", "swin_tiny", "vit_timm"} == set(names)
+
+
+@pytest.mark.parametrize(
+    ("alias", "name"),
+    [
+        ("ViT", "vit"),
+        ("vit_base", "vit"),
+        ("ViT-Base", "vit"),
+        ("Swin", "swin"),
+        ("swin_base", "swin"),
+        ("swin-base", "swin"),
+        ("VGG", "vgg19"),
+        ("res18", "resnet18"),
+        ("RES101", "resnet101"),
+        ("CaiT", "cait"),
+        ("vit-small", "vit_small"),
+        ("vit-timm", "vit_timm"),
+    ],
+)
+def test_aliases_in_any_case_and_with_hyphens_are_the_same_net(alias, name):
+    assert registry.find_net(alias) is registry.find_net(name)
+
+
+@pytest.mark.parametrize("image_size", [32, 64])
+@pytest.mark.parametrize("name", OURS)
+def test_logits_have_one_column_a_class(name, image_size):
+    for num_classes in (2, 10, 101, 200):
+        with torch.device("meta"):
+            logits = build_on_meta(name, num_classes, image_size)(torch.empty(2, 3, image_size, image_size))
+        assert logits.shape == (2, num_classes)
+
+
+@pytest.mark.parametrize(
+    ("name", "image_size"),
+    [
+        (name, size)
+        for name in ("vgg19", "resnet50", "vit", "vit_small", "cait", "swin")
+        for size in (8, 28, 96, 224, 384)
+        if (name, size) != ("swin", 28)  # cannot be halved three times; see the error tests
+    ],
+)
+def test_other_image_sizes_work(name, image_size):
+    with torch.device("meta"):
+        logits = build_on_meta(name, 10, image_size)(torch.empty(2, 3, image_size, image_size))
+    assert logits.shape == (2, 10)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_parameter_gets_a_gradient(name):
+    model = models.build_model(name, 5, 32, dim=64)
+    model(torch.randn(2, 3, 32, 32)).square().sum().backward()
+    dead = [key for key, parameter in model.named_parameters() if parameter.grad is None]
+    assert not dead
+    if name.startswith(("vit", "resnet", "vgg")):  # in CaiT, softmax cancels some biases by construction
+        assert all(parameter.grad.any() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_one_image_channels_last_and_bf16_autocast_agree_with_float32(name):
+    torch.manual_seed(0)
+    model = models.build_model(name, 5, 32, dim=64).eval()
+    image = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        expected = model(image)
+        model = model.to(memory_format=torch.channels_last)
+        image = image.contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(model(image), expected, rtol=1e-3, atol=1e-4)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            half = model(image)
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.float(), expected, rtol=0.1, atol=0.1)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_forward_is_one_graph_for_torch_compile(name):
+    model = models.build_model(name, 5, 32, dim=64).eval()
+    image = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        compiled = torch.compile(model, backend="eager", fullgraph=True)
+        torch.testing.assert_close(compiled(image), model(image))
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("name", ["vit", "vit_small"])
+def test_vit_learns_a_tiny_batch_by_heart(name):
+    torch.manual_seed(0)
+    model = models.build_model(name, 8, 16, patch_size=8, dim=64)
+    images, labels = torch.randn(8, 3, 16, 16), torch.arange(8)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    for _ in range(60):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+    assert (model.eval()(images).argmax(1) == labels).all()
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"name": "vti"}, r"unknown net 'vti'; did you mean vit .*known nets: cait, .*timm:<name>"),
+        ({"name": ""}, "known nets"),
+        ({"name": None}, "must be a string"),
+        ({"name": "timm:resnet8"}, r"timm has no net called 'resnet8'; did you mean .*resnet18"),
+        ({"name": "timm:resnet18.no_such_tag"}, "timm has no net"),
+        ({"image_size": 30}, r"30 is not divisible by patch size 4; sizes that work: 28, 32"),
+        ({"image_size": 3}, r"sizes that work: 4$"),
+        ({"name": "vit_small", "image_size": 30}, "sizes that work: 28, 32"),
+        ({"name": "cait", "image_size": 32, "patch_size": 5}, "sizes that work: 30, 35"),
+        ({"name": "swin", "image_size": 28}, "sizes that work: 24, 32"),
+        ({"name": "swin", "image_size": 100}, "sizes that work: 96, 128"),
+        ({"name": "cait", "dim": 100}, r"8 heads; dims that work: 96, 104"),
+        ({"name": "timm:inception_v3"}, r"does not take images of 32 px .*native size is 299 px"),
+        ({"name": "timm:vit_tiny_patch16_224", "image_size": 40}, "sizes that work: 32, 48"),
+        ({"num_classes": 0}, "num_classes must be a whole number of at least 2, got 0"),
+        ({"num_classes": 10.0}, "num_classes"),
+        ({"image_size": 0}, "image_size"),
+        ({"image_size": None}, "image_size"),
+        ({"image_size": -32}, "image_size"),
+        ({"image_size": "32"}, "image_size"),
+        ({"patch_size": 0}, "patch_size"),
+        ({"patch_size": True}, "patch_size"),
+        ({"dim": 0}, "dim must be a whole number of at least 1, got 0"),
+        ({"pretrained": True}, r"no pretrained weights for vit; vit_timm and timm:<name> have them"),
+    ],
+)
+def test_impossible_request_is_a_value_error_with_a_way_out(kwargs, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        models.build_model(**{"name": "vit", "num_classes": 10, "image_size": 32, **kwargs})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "transformer"),
+    [(name, not name.startswith(("vgg", "res"))) for name in models.list_models()]
+    + [
+        ("timm:resnet18", False),
+        ("timm:seresnet18", False),
+        ("timm:convnext_atto", False),
+        ("timm:resnest14d", False),
+        ("timm:vit_tiny_patch16_224", True),
+        ("timm:deit3_small_patch16_224", True),
+        ("timm:swinv2_tiny_window8_256", True),
+    ],
+)
+def test_transformers_are_told_from_convolutional_nets(name, transformer):
+    model = build_on_meta(name, 10, models.default_image_size(name) or 32)
+    assert models.is_transformer(model) is transformer
+    assert models.is_transformer(nn.Sequential(model)) is transformer  # wrapped, as DDP does
+
+
+def test_default_image_size_is_set_only_where_the_net_asks_for_one():
+    assert {name: models.default_image_size(name) for name in OURS} == dict.fromkeys(OURS)
+    assert models.default_image_size("ViT-timm") == 384
+    assert models.default_image_size("timm:vit_tiny_patch16_224") == 224
+    assert models.default_image_size("timm:resnet18") is None
+    assert models.default_image_size("timm:resnet18", pretrained=True) == 224
+
+
+@pytest.mark.parametrize("name", ["timm:resnet10t", "TIMM:vit_tiny_patch16_224", "timm:resnet18.a1_in1k"])
+def test_timm_nets_take_the_image_size_and_class_count_asked_for(name):
+    model = models.build_model(name, 12, 48)
+    assert model.training
+    assert model(torch.randn(2, 3, 48, 48)).shape == (2, 12)
+
+
+def test_vit_timm_is_built_at_384_px_unless_told_otherwise():
+    with torch.device("meta"):
+        assert build_on_meta("vit_timm", 10, 0)(torch.empty(1, 3, 384, 384)).shape == (1, 10)
+        assert build_on_meta("vit_timm", 10, 96)(torch.empty(1, 3, 96, 96)).shape == (1, 10)
+
+
+def test_new_net_is_one_decorated_builder(monkeypatch):
+    monkeypatch.setattr(registry, "_NETS", dict(registry._NETS))
+    monkeypatch.setattr(registry, "_KEYS", dict(registry._KEYS))
+
+    @registry.register("linear_probe", "probe", bias=False)
+    def build_probe(spec, bias):
+        return nn.Sequential(nn.Flatten(), nn.Linear(3 * spec.image_size**2, spec.num_classes, bias=bias))
+
+    model = models.build_model("Linear-Probe", 4, 8)
+    assert models.count_parameters(model) == 3 * 64 * 4
+    assert "linear_probe" in models.list_models()
+    with pytest.raises(RuntimeError, match="two nets"):
+        registry.register("probe")(build_probe)
+
+
+def test_import_needs_no_scikit_learn_and_offline_pretrained_ends_fast_in_one_line(tmp_path):
+    script = (
+        "import sys, models\n"
+        "assert 'sklearn' not in sys.modules\n"
+        "try: models.build_model('timm:resnet10t', 10, 32, pretrained=True)\n"
+        "except models.WeightsUnavailable as error: print(error)\n"
+    )
+    closed_port = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, **closed_port},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\n") == 1
+    assert "--checkpoint FILE" in done.stdout
+    assert "resnet10t" in done.stdout
+
+
+def test_unknown_attribute_of_the_package_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'build_modle'"):
+        models.build_modle  # noqa: B018
