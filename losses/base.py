@@ -157,3 +157,6 @@ class ClassLoss(nn.Module):
             "reduction": self.reduction,
             "label_smoothing": self.label_smoothing,
         }
+
+    def extra_repr(self) -> str:
+        return f"label_smoothing={self.label_smoothing:g}, reduction={self.reduction!r}"

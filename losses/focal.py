@@ -82,4 +82,4 @@ class FocalLoss(ClassLoss):
         return focal_loss(logits, target, self.alpha, self.gamma, **self.options())
 
     def extra_repr(self) -> str:
-        return f"alpha={self.alpha:g}, gamma={self.gamma:g}, reduction={self.reduction!r}"
+        return f"alpha={self.alpha:g}, gamma={self.gamma:g}, {super().extra_repr()}"

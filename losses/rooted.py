@@ -227,7 +227,7 @@ class _RootedLoss(ClassLoss):
         self.k, self.m = k, m
 
     def extra_repr(self) -> str:
-        return f"k={self.k:g}, m={self.m:g}, reduction={self.reduction!r}"
+        return f"k={self.k:g}, m={self.m:g}, {super().extra_repr()}"
 
 
 class RootLoss(_RootedLoss):

@@ -1,0 +1,102 @@
+"""Files that are whole or not there, loading that runs no code, and the state of random generators."""
+
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+
+from .cli import UserError
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Let `write` fill a temporary file, then put it in the place of `path` in one step.
+
+    Whatever goes wrong, a full disk or a power cut included, `path` is either the old file or the new one.
+
+    Raises
+    ------
+    UserError
+        If the file cannot be written; the old one is untouched.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_directory(path.parent)
+    except OSError as error:
+        kept = "; the previous one is untouched" if path.exists() else ""
+        raise UserError(f"cannot write {path}: {error.strerror or error}{kept}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync_directory(path: Path) -> None:
+    """Make a rename in `path` survive a power cut, where the system lets a directory be opened."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def save_checkpoint(path: Path, state: dict) -> None:
+    """Write `state` (tensors, numbers, strings and containers of them) to `path`, atomically."""
+
+    def write(file: BinaryIO) -> None:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:  # torch's zip writer hides the OSError of a full disk
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+
+    write_atomically(path, write)
+
+
+def load_checkpoint(path: Path) -> dict:
+    """Read what :func:`save_checkpoint` wrote, onto the CPU, running no code from the file.
+
+    Raises
+    ------
+    UserError
+        If the file is missing, damaged, or holds anything that ``weights_only=True`` refuses.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist: the run stopped before its first checkpoint") from None
+    except pickle.UnpicklingError:
+        raise UserError(
+            f"{path} is not a checkpoint of plain tensors: it is damaged, or would run code when loaded"
+        ) from None
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise UserError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+    if not isinstance(state, dict) or "model" not in state:
+        raise UserError(f"{path} is not a checkpoint of this program: it holds no 'model'")
+    return state
+
+
+def random_state(device: torch.device) -> dict[str, torch.Tensor]:
+    """The generators that a step draws from (dropout, stochastic depth): the CPU's and the device's."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    elif device.type == "mps":
+        state["mps"] = torch.mps.get_rng_state()
+    return state
+
+
+def set_random_state(state: dict[str, torch.Tensor], device: torch.device) -> None:
+    """Put back what :func:`random_state` took."""
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
+    elif device.type == "mps" and "mps" in state:
+        torch.mps.set_rng_state(state["mps"])

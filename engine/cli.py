@@ -1,0 +1,74 @@
+"""What the command lines share: one-line errors with exit code 2, and the types of flags."""
+
+import argparse
+import math
+import sys
+
+EXIT_USAGE = 2
+EXIT_DIVERGED = 3
+
+
+class UserError(Exception):
+    """Something a user can mend; its text is the one line that is printed before the exit code."""
+
+    def __init__(self, message: object, exit_code: int = EXIT_USAGE) -> None:
+        super().__init__(str(message))
+        self.exit_code = exit_code
+
+
+class Parser(argparse.ArgumentParser):
+    """``argparse.ArgumentParser`` whose errors are one line, and which knows what was really typed."""
+
+    def __init__(self, prog: str, documentation: str) -> None:
+        description, examples = documentation.strip().split("\n\n")
+        super().__init__(
+            prog, None, description, examples, formatter_class=_HelpFormatter, allow_abbrev=False
+        )
+
+    def error(self, message: str) -> None:
+        fail(message, self.prog)
+
+    def parse_typed(self, argv: list[str] | None) -> tuple[argparse.Namespace, set[str]]:
+        """The namespace, and the names of the flags that stood on the command line."""
+        args = self.parse_args(argv)
+        unset = object()
+        blank = argparse.Namespace(**dict.fromkeys(vars(args), unset))
+        typed = vars(self.parse_args(argv, blank))
+        return args, {name for name, value in typed.items() if value is not unset}
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Says each flag's default, once, where it has one."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=26, width=100)
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        none = action.default in (None, "", argparse.SUPPRESS) or action.default is False
+        return text if none or "default" in text else f"{text} (default: %(default)s)"
+
+
+def fail(message: object, prog: str = "train.py", code: int = EXIT_USAGE) -> None:
+    """Print one line on stderr and exit with `code`."""
+    print(f"{prog}: error: {' '.join(str(message).split())}", file=sys.stderr)
+    sys.exit(code)
+
+
+def number(kind: type, low: float, high: float = math.inf, *, above: bool = False, below: bool = False):
+    """An argparse type: a finite number of `kind` in [low, high]; `above`/`below` leave an end out."""
+    left, right = ("above" if above else "of at least"), ("below" if below else "at most")
+    wanted = f"{'a whole number' if kind is int else 'a number'} {left} {low:g}"
+    wanted += "" if high == math.inf else f" and {right} {high:g}"
+
+    def parse(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        ok = math.isfinite(value) and (low < value if above else low <= value)
+        if not ok or not (value < high if below else value <= high):
+            raise argparse.ArgumentTypeError(f"must be {wanted}, got {text!r}")
+        return value
+
+    return parse

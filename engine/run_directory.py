@@ -1,0 +1,211 @@
+"""One directory a run: config.json, metrics.csv, last.pt, best.pt, curves.png and TensorBoard's events."""
+
+import csv
+import io
+import itertools
+import json
+import os
+import platform
+import re
+import subprocess
+from argparse import Namespace
+from pathlib import Path
+
+from .checkpoint import write_atomically
+from .cli import UserError
+from .curves import draw_curves
+
+COLUMNS = (
+    "epoch",
+    "step",
+    "train_loss",
+    "train_acc",
+    "test_loss",
+    "test_acc",
+    "lr",
+    "epoch_seconds",
+    "images_per_second",
+)
+
+# Flags that say what to do with a run, and not what it is.
+NOT_OF_THE_RUN = {"resume", "eval_only", "list_nets"}
+
+
+class RunDirectory:
+    """A locked run directory. One live process holds it; the lock of a dead one is gone with it.
+
+    Raises
+    ------
+    UserError
+        If the directory cannot be made, or another process is using it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self._writer = None
+        self._wandb = None
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = open(self.path / ".lock", "a")
+        except OSError as error:
+            raise UserError(f"cannot use {self.path} as run directory: {error.strerror}") from None
+        try:
+            import fcntl
+        except ImportError:  # Windows has no flock; there two runs in one directory are not told apart
+            return
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"{self.path} is in use by another training that is still running") from None
+
+    @classmethod
+    def create(cls, out: Path, name: str, default_name: str) -> "RunDirectory":
+        """``out/name``, which must be new; without a name ``out/default_name``, numbered if taken."""
+        if name != Path(name).name:
+            raise UserError(f"--run-name must be a plain name, not a path, got {name!r}")
+        default_name = re.sub(r"[^\w.+]+", "-", default_name)
+        for number in itertools.count(1):
+            path = Path(out) / (name or (default_name if number == 1 else f"{default_name}-{number}"))
+            try:
+                path.mkdir(parents=True)
+                return cls(path)
+            except FileExistsError:
+                if not path.is_dir():
+                    raise UserError(f"cannot make the run directory {path}: a file is in the way") from None
+            except OSError as error:
+                raise UserError(f"cannot make the run directory {path}: {error.strerror}") from None
+            if name:
+                raise UserError(f"{path} exists: go on with --resume {path}, or take another --run-name")
+
+    def start(self, flags: dict, rows: list[dict]) -> None:
+        """Write config.json (every flag, and what else it takes to run this again) and the rows so far.
+
+        Raises
+        ------
+        UserError
+            If the disk is full, or ``wandb`` is asked for and not installed.
+        """
+        import torch
+        import torchvision
+
+        if flags["wandb"]:
+            self._start_wandb(flags)
+        versions = {"python": platform.python_version()}
+        versions |= {module.__name__: module.__version__ for module in (torch, torchvision)}
+        record = flags | {"versions": versions, "git_commit": _git_commit()}
+        text = json.dumps(record, indent=2) + "\n"
+        write_atomically(self.path / "config.json", lambda file: file.write(text.encode()))
+        self._write_metrics(rows)
+
+    def record(self, rows: list[dict]) -> None:
+        """After an epoch: metrics.csv with its row, curves.png, TensorBoard, and a line on the terminal."""
+        row = rows[-1]
+        self._write_metrics(rows)
+        draw_curves(rows, self.path / "curves.png", self.path.name)
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(self.path), purge_step=row["step"])
+        for column in COLUMNS[2:]:
+            self._writer.add_scalar(column, row[column], row["step"])
+        self._writer.flush()
+        if self._wandb is not None:
+            self._wandb.log(row, step=row["step"])
+        print(
+            f"epoch {row['epoch']}  step {row['step']}  "
+            f"train {row['train_loss']:.4f} {row['train_acc']:.2f} %  "
+            f"test {row['test_loss']:.4f} {row['test_acc']:.2f} %  lr {row['lr']:.2g}  "
+            f"{row['epoch_seconds']:.1f} s  {row['images_per_second']:,.0f} img/s",
+            flush=True,
+        )
+
+    def _write_metrics(self, rows: list[dict]) -> None:
+        """metrics.csv as a whole, so that no row is ever torn or doubled."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({name: _text(row[name]) for name in COLUMNS} for row in rows)
+        write_atomically(self.path / "metrics.csv", lambda file: file.write(text.getvalue().encode()))
+
+    def _start_wandb(self, config: dict) -> None:
+        try:
+            import wandb
+        except ImportError:
+            raise UserError("--wandb needs the package wandb: pip install wandb") from None
+        self._wandb = wandb.init(
+            project="rooted-loss", name=self.path.name, config=config, dir=str(self.path), resume="allow"
+        )
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+        self._lock.close()
+
+
+def take_flags_of(path: Path, args: Namespace, typed: set[str], free: set[str]) -> None:
+    """Give `args` the flags of the run at `path`, but for those of `free` that were typed anew.
+
+    Parameters
+    ----------
+    path : Path
+        A run directory.
+    args : Namespace
+        Changed in place.
+    typed : set of str
+        The flags that stood on the command line.
+    free : set of str
+        Flags that a run may change when it goes on.
+
+    Raises
+    ------
+    UserError
+        If `path` is no run directory, or a typed flag contradicts the run.
+    """
+    try:
+        config = json.loads((Path(path) / "config.json").read_text())
+        saved = {
+            name: config[name] for name in vars(args) if name not in ("resume", "eval_only", "list_nets")
+        }
+    except OSError:
+        raise UserError(f"--resume {path}: not a run directory (it has no config.json)") from None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"--resume {path}: its config.json is damaged, or of another version") from None
+    for name, value in saved.items():
+        if name not in typed:
+            setattr(args, name, value)
+        elif name not in free and getattr(args, name) != value:
+            flag = f"--{name.replace('_', '-')}"
+            raise UserError(
+                f"{flag} {getattr(args, name)} contradicts the run in {path}, which has {flag} {value}: "
+                "leave the flag out, or start a new run"
+            )
+    if args.epochs < saved["epochs"]:
+        raise UserError(f"--epochs may only grow: the run in {path} has --epochs {saved['epochs']}")
+
+
+def _text(value: float) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _git_commit() -> str | None:
+    """The commit of the code, marked ``+`` where files were changed since; None outside a checkout."""
+    here = Path(__file__).resolve().parent
+
+    def git(*words: str) -> str:
+        run = subprocess.run(
+            ["git", *words],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
+        )
+        return run.stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,119 @@
+"""When to save and what: last.pt to go on from, best.pt to use."""
+
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+
+from .checkpoint import load_checkpoint, random_state, save_checkpoint, set_random_state
+from .cli import UserError
+from .distributed import World
+from .meter import Diverged, Meter
+
+# At most one part in twenty of the time goes into saving, and no more than six saves a minute.
+LARGEST_SHARE = 0.05
+SHORTEST_INTERVAL = 10.0  # seconds
+
+
+@dataclass
+class Progress:
+    """Where a run stands. What data comes next follows from it: the loaders keep no state."""
+
+    epoch: int = 0  # completed
+    batch: int = 0  # completed of the epoch under way
+    step: int = 0  # completed, over all epochs
+    seconds: float = 0.0  # spent on the epoch under way
+    best_acc: float = -1.0  # percent
+    best_epoch: int = 0
+    rows: list[dict] = field(default_factory=list)  # metrics.csv
+
+
+class Saver:
+    """Keeps and restores everything that the next step depends on.
+
+    All processes call :meth:`save` and :meth:`restore` together; rank 0 writes.
+    """
+
+    def __init__(self, directory: Path, net, optimizer, scaler, meter: Meter, world: World) -> None:
+        self.directory = directory
+        self.net, self.optimizer, self.scaler, self.meter = net, optimizer, scaler, meter
+        self.world = world
+        self._best = None  # a copy of the best weights that is not on disk yet
+        self._saved_at = time.monotonic()
+        self._cost = 0.0
+
+    @property
+    def due(self) -> bool:
+        """Whether a save now keeps to ``LARGEST_SHARE``."""
+        interval = max(SHORTEST_INTERVAL, self._cost / LARGEST_SHARE)
+        return time.monotonic() - self._saved_at > interval
+
+    def keep_best(self, accuracy: float, epoch: int) -> None:
+        """Remember the weights of now as the best; they reach best.pt with the next save."""
+        weights = {name: tensor.detach().clone() for name, tensor in self.net.state_dict().items()}
+        self._best = {"model": weights, "test_acc": accuracy, "epoch": epoch}
+
+    def save(self, progress: Progress) -> None:
+        """Write best.pt, if there is a new best, and then last.pt, each whole or not at all.
+
+        In that order: a run killed in between meets the same best again when it goes on.
+
+        Raises
+        ------
+        Diverged
+            If the loss of a step or a weight is not finite; nothing is written.
+        UserError
+            If the disk is full or not writable; the previous files are untouched.
+        """
+        start = time.monotonic()
+        self.meter.check()
+        finite = torch.stack([p.detach().isfinite().all() for p in self.net.parameters()]).all()
+        if self.world.any(not finite)[0]:
+            raise Diverged(f"a weight became infinite or NaN by step {progress.step}")
+        state = {
+            "model": self.net.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "progress": asdict(progress),
+            "totals": self.world.gather(self.meter.totals.cpu()),
+            "random": self.world.gather(random_state(self.world.device)),
+        }
+        if self.world.is_main:
+            if self._best is not None:
+                save_checkpoint(self.directory / "best.pt", self._best)
+            save_checkpoint(self.directory / "last.pt", state)
+        self._best = None
+        self._saved_at = time.monotonic()
+        self._cost = self._saved_at - start
+
+    def restore(self) -> Progress:
+        """Go back to last.pt; a run that was killed before its first save starts anew, and the same.
+
+        With another number of processes than before, the run goes on from the same weights and the same
+        batch, but dropout draws other numbers.
+
+        Raises
+        ------
+        UserError
+            If last.pt is damaged or of another net or optimiser.
+        """
+        if not (self.directory / "last.pt").exists():
+            return Progress()
+        state = load_checkpoint(self.directory / "last.pt")
+        try:
+            self.net.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scaler.load_state_dict(state["scaler"])
+            progress, totals, random = Progress(**state["progress"]), state["totals"], state["random"]
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            text = str(error).splitlines()[0]
+            raise UserError(f"{self.directory}/last.pt does not fit this run: {text}") from None
+        if len(random) == self.world.size:
+            set_random_state(random[self.world.rank], self.world.device)
+            self.meter.totals.copy_(totals[self.world.rank])
+        elif self.world.is_main:
+            self.meter.totals.copy_(sum(totals))
+        # A run that --max-steps ended within an epoch has a row for it, which the whole epoch replaces.
+        progress.rows = [row for row in progress.rows if row["epoch"] <= progress.epoch]
+        return progress

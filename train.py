@@ -1,0 +1,359 @@
+#!/usr/bin/env python
+"""Train an image classifier with a rooted loss, or with what rooted losses are compared with.
+
+python train.py                                                   ViT on CIFAR-10, root loss, k = m = 3
+python train.py --dataset digits --net resnet18 --epochs 20       embedded data, half a minute on a CPU
+python train.py --dataset cifar100 --net Swin --k 8 --m 10
+python train.py --resume runs/cifar10-ViT-root-k3-m3-seed0        go on where a run stopped
+torchrun --nproc_per_node=8 train.py --dataset food-101           8 GPUs, one machine
+"""
+
+import sys
+import time
+from inspect import signature
+from pathlib import Path
+from types import SimpleNamespace
+
+# torch and everything that needs it is imported in main(), so that --help and mistakes answer at once.
+from engine.cli import EXIT_DIVERGED, EXIT_USAGE, Parser, UserError, fail, number
+
+# Flags that a resumed run may change; any other that contradicts the run is refused by name.
+FREE_ON_RESUME = {"epochs", "max_steps", "data_dir", "cache", "workers", "device", "compile", "wandb"}
+# Compiling takes a minute or so; --compile auto spends it only on runs that have the steps to earn it back.
+COMPILE_FROM_STEPS = 2000
+
+
+def parse_args(argv=None):
+    """The flags, and the names of those that were typed."""
+    parser = Parser("train.py", __doc__)
+
+    # fmt: off
+    data = parser.add_argument_group("data").add_argument
+    data("--dataset", default="cifar10", metavar="NAME", help="cifar10, cifar100, tiny-imagenet, food-101, "
+         "fashion-mnist, digits, or folder:PATH with train/<class>/* and val/<class>/*")
+    data("--data-dir", default="./datasets", metavar="DIR", help="where data sets are kept")
+    data("--size", type=number(int, 0, 4096), default=0, metavar="PX",
+         help="image size (default: the data set's own, or the pretrained net's)")
+    data("--noaug", action="store_true", help="no random crop, flip or RandAugment")
+    data("--randaug", action="store_true", help="add RandAugment (2 operations, magnitude 9)")
+    data("--label-noise", type=number(float, 0, 1, below=True), default=0.0, metavar="R",
+         help="share of training labels changed to another class, seeded")
+    data("--cache", choices=("auto", "device", "ram", "none"), default="auto",
+         help="where decoded images are kept; none streams from disk")
+    data("--workers", type=number(int, 0, 1024), default=8, metavar="N", help="decoders of image files")
+
+    net = parser.add_argument_group("net").add_argument
+    net("--net", default="ViT", metavar="NAME", help="a name of --list-nets, or timm:NAME")
+    net("--patch", type=number(int, 1), default=4, metavar="PX", help="patch size of the ViTs and CaiT")
+    net("--dimhead", type=number(int, 1), default=512, metavar="D", help="width of the ViTs and CaiT")
+    net("--pretrained", action="store_true", help="start from timm's pretrained weights")
+    net("--checkpoint", default="", metavar="FILE", help="start from the weights in a .pt or .safetensors")
+    net("--list-nets", action="store_true", help="print the nets and their parameters, and exit")
+
+    loss = parser.add_argument_group("loss (docs/losses.md)").add_argument
+    loss("--loss", type=str.lower, choices=("root", "rlo", "ce", "focal"), default="root",
+         help="root: bounded, tolerates wrong labels; rlo: convex; ce: cross entropy; focal")
+    loss("--k", type=number(float, 1), default=3.0, help="the root, of root and rlo")
+    loss("--m", type=number(float, 0, above=True), default=3.0, help="the scale, of root and rlo")
+    loss("--alpha", type=number(float, 0, above=True), default=0.25, help="the scale of focal")
+    loss("--gamma", type=number(float, 0), default=2.0, help="the exponent of focal")
+    loss("--label-smoothing", type=number(float, 0, 1), default=0.0, metavar="E",
+         help="share of the target spread over all classes")
+
+    training = parser.add_argument_group("training").add_argument
+    training("--epochs", "--n_epochs", type=number(int, 1), default=200, metavar="N",
+             help="passes over the training data")
+    training("--bs", type=number(int, 1), default=512, metavar="N", help="images a step, over all processes")
+    training("--lr", type=number(float, 0, above=True), metavar="LR",
+             help="peak learning rate (default: 1e-4 for transformers, 1e-3 for CNNs)")
+    training("--opt", choices=("adam", "adamw", "sgd"), default="adam", help="sgd has momentum 0.9")
+    training("--weight-decay", type=number(float, 0), default=0.0, metavar="W", help="of all parameters")
+    training("--warmup", type=number(float, 0), default=0.0, metavar="E",
+             help="epochs of linear warm-up before the cosine")
+    training("--clip-grad", type=number(float, 0), default=0.0, metavar="NORM",
+             help="largest norm of the gradient (default: no limit)")
+    training("--seed", type=number(int, 0, 2**31 - 1), default=0, metavar="N", help="same seed, same run")
+    training("--max-steps", type=number(int, 0), default=0, metavar="N", help="end after so many steps; 0: off")
+
+    device = parser.add_argument_group("device").add_argument
+    device("--device", choices=("auto", "cuda", "cpu", "mps"), default="auto", help="what to train on")
+    device("--noamp", action="store_true", help="float32 on CUDA, instead of mixed precision")
+    device("--compile", choices=("auto", "on", "off"), default="auto",
+           help="torch.compile the net; auto: for long runs on CUDA")
+
+    run = parser.add_argument_group("run").add_argument
+    run("--out", default="./runs", metavar="DIR", help="where run directories are made")
+    run("--run-name", default="", metavar="NAME", help="(default: from data set, net and loss)")
+    run("--resume", "-r", default="", metavar="RUN_DIR", help="go on with a stopped run, exactly")
+    run("--eval-only", action="store_true", help="test --checkpoint or --resume's best.pt, and exit")
+    run("--wandb", action="store_true", help="log to Weights & Biases too (pip install wandb)")
+    # fmt: on
+    return parser.parse_typed(argv)
+
+
+def main(argv=None):
+    args, typed = parse_args(argv)
+    from data import DataError
+
+    try:
+        if args.list_nets:
+            list_nets()
+        else:
+            train(args, typed)
+    except (UserError, DataError) as error:
+        fail(error, code=getattr(error, "exit_code", EXIT_USAGE))
+
+
+def train(args, typed):
+    """One run, from the flags to the last line."""
+    from engine.stopping import Stop
+
+    stop = Stop()  # from here on SIGTERM and SIGINT end with 143 and 130
+
+    import torch
+
+    from engine.distributed import World
+    from engine.meter import Diverged, Meter
+    from engine.run_directory import RunDirectory, take_flags_of
+    from engine.saver import Saver
+
+    if args.resume:
+        take_flags_of(args.resume, args, typed, FREE_ON_RESUME)
+    elif args.eval_only and not args.checkpoint:
+        raise UserError("--eval-only needs weights to test: --resume RUN_DIR or --checkpoint FILE")
+    world = World(args.device)
+    try:
+        job = build(args, world)
+        if args.eval_only:
+            loss, accuracy = evaluate(job, Meter(world))
+            job.say(f"test loss {loss:.4f} · test accuracy {accuracy:.2f} %")
+            return
+
+        run = None
+        if world.is_main:
+            new = (args.out, args.run_name, job.name)
+            run = RunDirectory(args.resume) if args.resume else RunDirectory.create(*new)
+        path = Path(world.gather(str(run.path) if run else "")[0])
+        job.saver = Saver(path, job.net, job.optimizer, job.precision.scaler, job.meter, world)
+        torch.manual_seed(args.seed + world.rank)  # dropout draws other numbers in every process
+        job.progress = job.saver.restore()
+        if job.progress.step > job.total_steps:
+            raise UserError(f"--max-steps {args.max_steps} is behind the run, at step {job.progress.step}")
+        if run:
+            run.start(vars(args), job.progress.rows)
+        job.say(f"run     {path}, step {job.progress.step} of {job.total_steps}")
+
+        with stop.deferred():
+            run_epochs(job, run, stop)
+        job.say(
+            f"best test accuracy {job.progress.best_acc:.2f} % at epoch {job.progress.best_epoch} · {path}"
+        )
+    except Diverged as error:
+        last = path / "last.pt"
+        kept = f"{last} is from before" if last.exists() else "it came before the first checkpoint"
+        hint = "try a smaller --lr, --warmup or --clip-grad"
+        raise UserError(f"training diverged: {error}; {kept}; {hint}", EXIT_DIVERGED) from None
+    finally:
+        world.close()
+
+
+def build(args, world):
+    """Data, net, loss and optimiser by name, and what else an epoch needs, as one namespace."""
+    import torch
+
+    from data import build_data
+    from engine.meter import Meter
+    from engine.optim import build_optimizer
+    from engine.precision import Precision
+    from losses import LOSSES, build_loss
+    from models import build_model, count_parameters, default_image_size, is_transformer
+
+    torch.manual_seed(args.seed)
+    weights = Path(args.resume) / "best.pt" if args.resume and args.eval_only else args.checkpoint
+    loss_flags = {"k": args.k, "m": args.m, "alpha": args.alpha, "gamma": args.gamma}
+    loss_flags = {
+        name: loss_flags[name] for name in signature(LOSSES[args.loss]).parameters if name in loss_flags
+    }
+    try:
+        loss = build_loss(args.loss, **loss_flags, label_smoothing=args.label_smoothing)
+        size = args.size or default_image_size(args.net, pretrained=args.pretrained) or 0
+        data = build_data(
+            args.dataset, args.data_dir, size, args.bs, world.device,
+            augment=not args.noaug, randaug=args.randaug, label_noise=args.label_noise, cache=args.cache,
+            workers=args.workers, seed=args.seed, rank=world.rank, world_size=world.size,
+        )  # fmt: skip
+        net = build_model(
+            args.net, data.num_classes, data.image_size, args.patch, args.dimhead,
+            pretrained=args.pretrained, checkpoint=weights or None,
+            load_weights=args.eval_only or not args.resume,
+        )  # fmt: skip
+    except ValueError as error:
+        raise UserError(error) from None
+
+    # Convolutions are fastest where a pixel's channels lie together.
+    layout = torch.contiguous_format if is_transformer(net) else torch.channels_last
+    net.to(world.device, memory_format=layout)
+    args.lr = args.lr or (1e-4 if is_transformer(net) else 1e-3)
+    optimizer = build_optimizer(args.opt, net.parameters(), args.lr, args.weight_decay, world.device)
+    precision = Precision(world.device, mixed=not args.noamp)
+
+    def forward(module, images, labels):
+        images = images.contiguous(memory_format=layout)
+        with precision.autocast():
+            logits = module(images)
+            return loss(logits, labels), logits
+
+    total_steps = args.epochs * len(data.train)
+    total_steps = min(total_steps, args.max_steps or total_steps)
+    worth_it = world.device.type == "cuda" and total_steps >= COMPILE_FROM_STEPS and not args.eval_only
+    compiled = args.compile == "on" or (args.compile == "auto" and worth_it)
+    module = world.wrap(net)
+
+    say = print if world.is_main else (lambda *_: None)
+    say(f"data    {data.description}")
+    say(f"net     {args.net}, {count_parameters(net):,} parameters")
+    say(f"loss    {loss}")
+    say(f"device  {world.size} × {world.device.type}, {precision}{', compiled' if compiled else ''}")
+    name = [
+        args.dataset.rpartition("/")[2],
+        args.net,
+        args.loss,
+        *(f"{f}{v:g}" for f, v in loss_flags.items()),
+    ]
+    return SimpleNamespace(
+        args=args, world=world, say=say, name="-".join([*name, f"seed{args.seed}"]),
+        data=data, net=net, module=torch.compile(module) if compiled else module, forward=forward,
+        optimizer=optimizer, precision=precision, total_steps=total_steps, meter=Meter(world),
+    )  # fmt: skip
+
+
+def run_epochs(job, run, stop):
+    """Train, test and write a row, epoch after epoch, until the steps are done."""
+    from engine.meter import Meter
+
+    progress = job.progress
+    while progress.step < job.total_steps:
+        train_loss, train_acc, images = train_one_epoch(job, stop)
+        train_seconds = progress.seconds
+        start = time.perf_counter()
+        test_loss, test_acc = evaluate(job, Meter(job.world))
+        row = {
+            "epoch": progress.epoch + 1,
+            "step": progress.step,
+            "train_loss": train_loss,
+            "train_acc": train_acc,
+            "test_loss": test_loss,
+            "test_acc": test_acc,
+            "lr": job.optimizer.param_groups[0]["lr"],
+            "epoch_seconds": train_seconds + time.perf_counter() - start,
+            "images_per_second": images / train_seconds,
+        }
+        progress.rows.append(row)
+        if test_acc > progress.best_acc:
+            progress.best_acc, progress.best_epoch = test_acc, row["epoch"]
+            job.saver.keep_best(test_acc, row["epoch"])
+        if progress.batch == len(job.data.train):  # and not ended early by --max-steps
+            progress.epoch, progress.batch, progress.seconds = progress.epoch + 1, 0, 0.0
+            job.meter.reset()
+        due = job.saver.due or progress.step == job.total_steps
+        stopping, saving = job.world.any(stop.requested, due)
+        if stopping or saving:
+            job.saver.save(progress)
+        if run:
+            run.record(progress.rows)
+        if stopping:
+            leave(job, stop)
+
+
+def train_one_epoch(job, stop):
+    """What is left of the epoch under way. Returns mean loss, accuracy in percent and images of all of it."""
+    import torch
+    from tqdm import tqdm
+
+    from engine.meter import NEVER
+    from engine.optim import learning_rate, set_learning_rate
+
+    args, progress, batches = job.args, job.progress, job.data.train
+    optimizer, scaler, world = job.optimizer, job.precision.scaler, job.world
+    warmup_steps = round(args.warmup * len(batches))
+    bad_step = NEVER
+    job.net.train()
+    batches.set_epoch(progress.epoch, progress.batch)
+    bar = tqdm(
+        total=len(batches), initial=progress.batch, desc=f"epoch {progress.epoch + 1}/{args.epochs}",
+        unit="step", leave=False, disable=None if world.is_main else True,
+    )  # fmt: skip
+    began = time.perf_counter() - progress.seconds
+    for images, labels in batches:
+        set_learning_rate(optimizer, learning_rate(progress.step, args.lr, job.total_steps, warmup_steps))
+        loss, logits = job.forward(job.module, images, labels)
+        # DDP averages over processes, however uneven their parts of the batch: make it the batch's mean.
+        whole_batch = min(args.bs, batches.num_samples - progress.batch * args.bs)
+        scaler.scale(loss * (len(labels) * world.size / whole_batch)).backward()
+        if args.clip_grad:
+            scaler.unscale_(optimizer)
+            torch.nn.utils.clip_grad_norm_(job.net.parameters(), args.clip_grad)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+        progress.batch += 1
+        progress.step += 1
+        job.meter.update(loss, logits, labels, progress.step)
+        bar.update()
+        if progress.step % 20 == 0:
+            mean_loss, accuracy, bad_step = job.meter.peek()
+            bar.set_postfix_str(f"loss {mean_loss:.4f}, accuracy {accuracy:.1f} %", refresh=False)
+
+        diverged, stopping, saving = world.any(bad_step < NEVER, stop.requested, job.saver.due)
+        if (stopping or saving) and not diverged:
+            progress.seconds = time.perf_counter() - began
+            job.saver.save(progress)
+        if stopping or diverged or progress.step == job.total_steps:
+            break
+    bar.close()
+    job.meter.check()
+    if stopping:
+        leave(job, stop)
+    world.share_buffers(job.net)
+    results = job.meter.read()
+    progress.seconds = time.perf_counter() - began
+    return results
+
+
+def evaluate(job, meter):
+    """Mean loss and accuracy in percent on the test set."""
+    import torch
+
+    job.net.eval()
+    with torch.inference_mode():
+        for step, (images, labels) in enumerate(job.data.test):
+            loss, logits = job.forward(job.net, images, labels)
+            meter.update(loss, logits, labels, step)
+    mean_loss, accuracy, _ = meter.read()
+    return mean_loss, accuracy
+
+
+def leave(job, stop):
+    """After the save that a signal asked for: say how to go on, and end with the signal's exit code."""
+    path = job.saver.directory
+    job.say(f"stopped at step {job.progress.step} of {job.total_steps}; go on with --resume {path}")
+    sys.exit(stop.exit_code or 143)  # another process may have had the signal
+
+
+def list_nets():
+    """Print the nets with their parameters, at 10 classes and the size they have of their own, or 32 px."""
+    import torch
+
+    from models import build_model, count_parameters, default_image_size, list_models
+
+    print(f"{'net':<14}{'parameters':>12}  at 10 classes, 32 px, patch 4")
+    for name in list_models():
+        size = default_image_size(name)
+        with torch.device("meta"):
+            net = build_model(name, 10, size or 32)
+        print(f"{name:<14}{count_parameters(net):>12,}{f'  at {size} px' if size else ''}")
+    print("timm:NAME     any net of timm: python -c 'import timm; print(*timm.list_models())'")
+
+
+if __name__ == "__main__":
+    main()
