@@ -17,21 +17,20 @@ from torchvision.transforms.v2 import functional as F
 from . import diskcache, plan
 from .augment import BatchTransform, pad_of
 from .errors import DataError
-from .images import decode_all, evenly_spaced
+from .images import evenly_spaced
 from .loaders import TestLoader, TrainLoader
 from .memory import CACHES, choose_cache
 from .registry import Dataset, resolve
 from .source import Request, Source, Split
 from .stores import DeviceStore, HostStore
-from .stream import Stream
+from .stream import Stream, decode_all, usable_workers
 
 _IRREGULAR_SIZE = 224  # native size of sets whose images differ in size
 _SMALLEST, _LARGEST = 4, 2048  # image sizes taken, pixels
 _STATISTICS_SAMPLE = 1024  # images that an unknown mean and std are computed from
-_TEST_PIXELS = {
-    "cuda": 2048 * 32**2,
-    "other": 512 * 32**2,
-}  # of a test batch, unless a training batch has more
+# Pixels of a test batch, unless a training batch has more
+_TEST_PIXELS = {"cuda": 2048 * 32**2, "other": 512 * 32**2}
+_PLACES = {"device": "in memory on {}", "ram": "in host memory", "none": "read from files as needed"}
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,8 @@ def build_data(
         Where decoded images are kept. 'none' decodes them anew each epoch; sets that come as one array
         (digits, cifar, fashion-mnist) are then kept in host memory.
     workers : int
-        Threads that decode at the start, or processes that decode during training (``cache='none'``).
+        Processes that decode image files, at the start or during training (``cache='none'``); 0: none but
+        this one. Never more than there are cores.
     seed : int
     rank, world_size : int
         This process among those that train together.
@@ -128,6 +128,7 @@ def build_data(
     device = torch.device(device)
     _check(image_size, batch_size, label_noise, cache, workers, rank, world_size, dtype)
     key, entry, path = resolve(name)
+    workers = usable_workers(workers)
     request = Request(key, Path(data_dir).expanduser(), path, progress and rank == 0)
     try:
         with _local_rank_zero_first():
@@ -163,15 +164,10 @@ def build_data(
     test = TestLoader(
         stores[1], test_labels.to(device), transform, test_batch, rank=rank, world_size=world_size
     )
-    place = {
-        "device": f"in memory on {device.type}",
-        "ram": "in host memory",
-        "none": "read from files as needed",
-    }
     megabytes = sum(store.num_bytes for store in stores) / 1e6
     description = (
         f"{name}: {len(train_labels):,} training and {len(test_labels):,} test images, {size} px, "
-        f"{len(source.class_names)} classes, {place[where]}"
+        f"{len(source.class_names)} classes, {_PLACES[where].format(device.type)}"
         + (f" ({megabytes:,.1f} MB)" if megabytes else "")
         + (f", {round(label_noise * len(train_labels)):,} training labels flipped" if label_noise else "")
     )

@@ -6,30 +6,24 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 
 import numpy as np
 from PIL import Image
 from torchvision.transforms import functional as F
-from tqdm import tqdm
 
 from .errors import DataError, one_line
 
 # What counts as an image in a folder, and the decoders it may be opened with. Not all that Pillow knows:
 # its EPS decoder, for one, runs another program on the file.
-EXTENSIONS = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".avif") + (
-    ".ppm",
-    ".pgm",
-    ".pbm",
-    ".pnm",
-    ".tga",
-    ".jp2",
+EXTENSIONS = tuple(
+    ".jpg .jpeg .jfif .png .bmp .gif .tif .tiff .webp .avif .ppm .pgm .pbm .pnm .tga .jp2".split()
 )
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "AVIF", "PPM", "TGA", "JPEG2000")
-_CHUNK = 64  # files handed to a thread at once
 
 
+@cache
 def _formats() -> list[str]:
     Image.init()
     return [name for name in _FORMATS if name in Image.OPEN]
@@ -37,10 +31,7 @@ def _formats() -> list[str]:
 
 @contextmanager
 def strict_pillow() -> Iterator[None]:
-    """Make Pillow's warning about huge images an error and keep its other warnings off the terminal.
-
-    Warning filters belong to the process: enter it around a pool of threads, not in each.
-    """
+    """Make Pillow's warning about huge images an error and keep its other warnings off the terminal."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -53,7 +44,7 @@ def _rgb(image: Image.Image) -> Image.Image:
         image = Image.fromarray(grey.astype(np.uint8))
     elif image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def decode(path: str, size: int) -> np.ndarray:
@@ -79,9 +70,9 @@ def decode(path: str, size: int) -> np.ndarray:
             # lets the JPEG decoder skip resolution; twice the size leaves the resize enough to filter
             image.draft(None, (2 * size, 2 * size))
             rgb = _rgb(image)
-        if rgb.size != (size, size):
-            rgb = F.center_crop(F.resize(rgb, size), [size, size])
-        return np.asarray(rgb).transpose(2, 0, 1)
+            if rgb.size != (size, size):
+                rgb = F.center_crop(F.resize(rgb, size), [size, size])
+            return np.asarray(rgb).transpose(2, 0, 1)
     except MemoryError:
         raise
     except Exception as error:  # decoders raise all kinds of them on damaged files
@@ -93,51 +84,6 @@ def unreadable(path: str, error: Exception) -> DataError:
     if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
         return DataError(f"{path}: refused, {one_line(error)}; remove the file or make the image smaller")
     return DataError(f"{path}: cannot be read as an image ({one_line(error)}); remove or replace the file")
-
-
-def decode_all(paths: Sequence[str], size: int, threads: int, progress: bool, what: str) -> np.ndarray:
-    """Decode many images in parallel.
-
-    Parameters
-    ----------
-    paths : sequence of str
-    size : int
-    threads : int
-        Pillow's decoders run without Python's lock, so threads do.
-    progress : bool
-        Show a bar, on terminals.
-    what : str
-        The bar's label.
-
-    Returns
-    -------
-    ndarray of uint8, shape (len(paths), 3, size, size)
-
-    Raises
-    ------
-    DataError
-        As `decode`, for the first bad file.
-    """
-    out = np.empty((len(paths), 3, size, size), dtype=np.uint8)
-    stop = False
-
-    def work(first: int) -> int:
-        last = min(first + _CHUNK, len(paths))
-        for i in range(first, last):
-            if stop:
-                break
-            out[i] = decode(paths[i], size)
-        return last - first
-
-    bar = tqdm(total=len(paths), desc=what, unit="image", disable=None if progress else True, leave=False)
-    with strict_pillow(), ThreadPoolExecutor(max(1, threads)) as pool, bar:
-        try:
-            for done in pool.map(work, range(0, len(paths), _CHUNK)):
-                bar.update(done)
-        finally:
-            stop = True  # after an error or Ctrl-C nobody waits for the rest
-            pool.shutdown(cancel_futures=True)
-    return out
 
 
 def evenly_spaced(n: int, count: int) -> np.ndarray:

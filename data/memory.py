@@ -14,6 +14,14 @@ _UNKNOWN = 4 << 30  # assumed where the system does not say
 CACHES = ("auto", "device", "ram", "none")
 
 
+def local_world_size() -> int:
+    """Processes of one torchrun on this machine, which share its cores and memory."""
+    try:
+        return max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    except ValueError:
+        return 1
+
+
 def available_host_memory() -> int:
     """Bytes of host memory that one process of this machine may count on.
 
@@ -32,11 +40,7 @@ def available_host_memory() -> int:
         found = min(found, int(Path("/sys/fs/cgroup/memory.max").read_text()))
     except (OSError, ValueError):  # no cgroup, or "max"
         pass
-    try:
-        ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    except ValueError:
-        ranks = 1
-    return found // max(1, ranks)
+    return found // local_world_size()
 
 
 def available_device_memory(device: torch.device) -> int:

@@ -119,7 +119,8 @@ def train_batches(num_samples: int, batch_size: int, world_size: int) -> list[tu
         batches.append((full, num_samples))
     if not batches:
         raise DataError(
-            f"{num_samples} training images are too few: {world_size} process(es) need {2 * world_size} or more"
+            f"{num_samples} training images are too few: "
+            f"{world_size} process(es) need {2 * world_size} or more"
         )
     return batches
 

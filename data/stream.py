@@ -1,29 +1,32 @@
-"""Image files that do not fit into memory: worker processes decode them, batch by batch, ahead of the net.
+"""Decoding image files in worker processes: all of them once, or batch by batch ahead of the net.
 
 Workers only decode and resize. Cropping, flipping and normalising happen on the device as for sets in memory
 and with the same draws, so the batches are the same with any number of workers, and the same as in memory.
+Processes, not threads: decoding small images is mostly Python code, which threads would run in turn.
 """
 
 from __future__ import annotations
 
 import atexit
+import os
 import signal
 import threading
-import warnings
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
 
 from .augment import BatchTransform
 from .errors import DataError
 from .images import decode, strict_pillow
+from .memory import local_world_size
 from .stores import Uploader
 
 _GRACE_S = 60  # that a worker lives on after SIGTERM
+_CHUNK = 64  # files decoded at once when all are
 
 
 class _Files(Dataset):
@@ -70,7 +73,64 @@ def _start_worker(_: int) -> None:
     if hasattr(signal, "alarm"):
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE_S))
-    warnings.simplefilter("error", Image.DecompressionBombWarning)
+
+
+def _loader(paths: list[str], size: int, batches: _Batches, workers: int, **options) -> DataLoader:
+    return DataLoader(
+        _Files(paths, size),
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=_as_is,
+        worker_init_fn=_start_worker,
+        generator=torch.Generator(),  # else each pass would draw from the global one
+        **options,
+    )
+
+
+def usable_workers(workers: int) -> int:
+    """`workers`, but no more than there are processor cores for this process."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(workers, max(1, cores // local_world_size()))
+
+
+def decode_all(paths: Sequence[str], size: int, workers: int, progress: bool, what: str) -> np.ndarray:
+    """Decode image files into memory, in parallel.
+
+    Parameters
+    ----------
+    paths : sequence of str
+    size : int
+        Side in pixels that images are decoded to.
+    workers : int
+        Processes; 0: this one alone.
+    progress : bool
+        Show a bar, on terminals.
+    what : str
+        The bar's label.
+
+    Returns
+    -------
+    ndarray of uint8, shape (len(paths), 3, size, size)
+
+    Raises
+    ------
+    DataError
+        As `images.decode`, for the first bad file.
+    """
+    out = np.empty((len(paths), 3, size, size), dtype=np.uint8)
+    starts = range(0, len(paths), _CHUNK)
+    batches = _Batches()
+    batches.lists = [list(range(a, min(a + _CHUNK, len(paths)))) for a in starts]
+    loader = _loader(paths, size, batches, workers if len(starts) > 1 else 0)
+    with tqdm(
+        total=len(paths), desc=what, unit="image", disable=None if progress else True, leave=False
+    ) as bar:
+        for a, batch in zip(starts, loader, strict=True):
+            if isinstance(batch, DataError):
+                raise batch
+            out[a : a + len(batch)] = batch.numpy()
+            bar.update(len(batch))
+    return out
 
 
 class Stream:
@@ -89,15 +149,13 @@ class Stream:
     def __init__(self, paths: list[str], size: int, device: torch.device, workers: int):
         self._batches = _Batches()
         self._upload = Uploader(device)
-        self._loader = DataLoader(
-            _Files(paths, size),
-            batch_sampler=self._batches,
-            num_workers=workers,
-            collate_fn=_as_is,
+        self._loader = _loader(
+            paths,
+            size,
+            self._batches,
+            workers,
             pin_memory=device.type == "cuda",
-            worker_init_fn=_start_worker,
             persistent_workers=workers > 0,
-            generator=torch.Generator(),  # else each pass would draw from the global one
         )
         if workers:
             # before the interpreter's own clean-up, which would wait for each worker in turn

@@ -34,7 +34,8 @@ def load(request: Request) -> Source:
     class_names = _classes(root / "train")
     if len(class_names) < 2:
         raise DataError(
-            f"{root / 'train'} has {len(class_names)} class folder(s) in it, training needs two or more; {_LAYOUT}"
+            f"{root / 'train'} has {len(class_names)} class folder(s) in it, training needs two or more; "
+            + _LAYOUT
         )
     test_classes = _classes(test_folder)
     unknown = [name for name in test_classes if name not in class_names]
