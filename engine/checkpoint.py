@@ -76,8 +76,9 @@ def load_checkpoint(path: Path) -> dict:
         raise UserError(
             f"{path} is not a checkpoint of plain tensors: it is damaged, or would run code when loaded"
         ) from None
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise UserError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # a damaged file can make the reader fail in any way
+        text = " ".join(str(error).split())[:120] or type(error).__name__
+        raise UserError(f"{path} is damaged or not readable: {text}") from None
     if not isinstance(state, dict) or "model" not in state:
         raise UserError(f"{path} is not a checkpoint of this program: it holds no 'model'")
     return state

@@ -61,7 +61,7 @@ class RunDirectory:
     @classmethod
     def create(cls, out: Path, name: str, default_name: str) -> "RunDirectory":
         """``out/name``, which must be new; without a name ``out/default_name``, numbered if taken."""
-        if name != Path(name).name:
+        if name != Path(name).name or name == "..":
             raise UserError(f"--run-name must be a plain name, not a path, got {name!r}")
         default_name = re.sub(r"[^\w.+]+", "-", default_name)
         for number in itertools.count(1):

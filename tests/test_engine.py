@@ -1,0 +1,263 @@
+"""engine/: files that are whole or not there, the learning rate, sums that do not wait, agreements."""
+
+import errno
+import json
+import math
+import os
+from argparse import ArgumentTypeError, Namespace
+
+import pytest
+import torch
+
+from engine import checkpoint, optim
+from engine.cli import Parser, UserError, number
+from engine.distributed import World
+from engine.meter import Diverged, Meter
+from engine.run_directory import COLUMNS, RunDirectory, take_flags_of
+from engine.saver import Progress, Saver
+
+ROW = {name: float(i) for i, name in enumerate(COLUMNS)} | {"epoch": 1, "step": 3}
+
+
+# --- learning rate and optimisers -------------------------------------------------------------------
+
+
+def test_cosine_starts_at_the_base_rate_and_ends_near_zero():
+    rates = [optim.learning_rate(s, 2.0, 100) for s in range(100)]
+    torch_rates = []
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=2.0)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 100)
+    for _ in range(100):
+        torch_rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates == pytest.approx(torch_rates, rel=1e-9, abs=1e-12)
+
+
+def test_warm_up_rises_linearly_to_the_base_rate():
+    assert [optim.learning_rate(s, 1.0, 20, 4) for s in range(5)] == pytest.approx(
+        [0.25, 0.5, 0.75, 1.0, 1.0]
+    )
+    assert optim.learning_rate(19, 1.0, 20, 4) < 0.01
+
+
+@pytest.mark.parametrize("name,kind", [("adam", "Adam"), ("adamw", "AdamW"), ("sgd", "SGD")])
+def test_optimisers_take_a_step(name, kind):
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimizer = optim.build_optimizer(name, [weight], 0.1, 0.01, torch.device("cpu"))
+    assert type(optimizer).__name__ == kind and optimizer.param_groups[0]["weight_decay"] == 0.01
+    optim.set_learning_rate(optimizer, 0.5)
+    weight.sum().backward()
+    optimizer.step()
+    assert weight.tolist() == pytest.approx([1 - 0.5 * 1.01] * 3 if name == "sgd" else [0.5] * 3, rel=0.02)
+
+
+# --- atomic files -------------------------------------------------------------------------------------
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "last.pt"
+    checkpoint.save_checkpoint(path, {"model": {"w": torch.ones(2)}})
+
+    def full_disk(file):
+        file.write(b"half of it")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(UserError, match=r"No space left.*previous one is untouched"):
+        checkpoint.write_atomically(path, full_disk)
+    assert os.listdir(tmp_path) == ["last.pt"]
+    assert checkpoint.load_checkpoint(path)["model"]["w"].tolist() == [1, 1]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+def test_torch_save_on_a_full_disk_is_one_clear_error(tmp_path, monkeypatch):
+    monkeypatch.setattr("builtins.open", lambda *a, _open=open: _open("/dev/full", "wb"))
+    with pytest.raises(UserError, match="No space left"):
+        checkpoint.save_checkpoint(tmp_path / "last.pt", {"model": torch.zeros(100_000)})
+
+
+def test_a_pickle_that_would_run_code_is_refused(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "pwned"),)
+
+    torch.save({"model": Evil()}, tmp_path / "evil.pt")
+    with pytest.raises(UserError, match="would run code"):
+        checkpoint.load_checkpoint(tmp_path / "evil.pt")
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_random_state_goes_back_to_where_it_was():
+    state = checkpoint.random_state(torch.device("cpu"))
+    first = torch.rand(4)
+    checkpoint.set_random_state(state, torch.device("cpu"))
+    assert torch.equal(torch.rand(4), first)
+
+
+# --- meter and saver --------------------------------------------------------------------------------
+
+
+def test_meter_weights_batches_by_their_size():
+    meter = Meter(World("cpu"))
+    meter.update(torch.tensor(1.0), torch.eye(3), torch.arange(3), 1)  # 3 right
+    meter.update(torch.tensor(5.0), torch.eye(2), torch.tensor([1, 1]), 2)  # 1 of 2
+    assert meter.read() == pytest.approx(((3 * 1 + 2 * 5) / 5, 80.0, 5))
+    meter.reset()
+    assert meter.read()[2] == 0
+
+
+def test_meter_names_the_first_step_that_was_not_finite():
+    meter = Meter(World("cpu"))
+    for step, loss in [(1, 0.5), (2, math.nan), (3, 0.5), (4, math.inf)]:
+        meter.update(torch.tensor(loss), torch.eye(2), torch.arange(2), step)
+    assert meter.peek()[2] == 2
+    with pytest.raises(Diverged, match="step 2"):
+        meter.check()
+
+
+@pytest.fixture
+def saver(tmp_path):
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Dropout(0.5), torch.nn.Linear(4, 2))
+    optimizer = optim.build_optimizer("adam", net.parameters(), 0.01, 0.0, torch.device("cpu"))
+    world = World("cpu")
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    return Saver(tmp_path, net, optimizer, scaler, Meter(world), world)
+
+
+def steps(saver, n):
+    for _ in range(n):
+        loss = saver.net(torch.randn(8, 4)).square().mean()
+        saver.optimizer.zero_grad()
+        loss.backward()
+        saver.optimizer.step()
+        saver.meter.update(loss, torch.eye(2), torch.arange(2), 1)
+    return [p.detach().clone() for p in saver.net.parameters()]
+
+
+def test_restore_brings_back_weights_moments_randomness_and_sums(saver):
+    steps(saver, 3)
+    saver.save(Progress(epoch=0, batch=3, step=3, rows=[]))
+    expected = [*steps(saver, 3), saver.meter.totals.clone()]
+    assert saver.restore() == Progress(epoch=0, batch=3, step=3)
+    again = [*steps(saver, 3), saver.meter.totals.clone()]
+    assert all(torch.equal(a, b) for a, b in zip(expected, again, strict=True))
+
+
+def test_a_diverged_state_is_never_saved(saver):
+    saver.save(Progress(step=1))
+    before = (saver.directory / "last.pt").read_bytes()
+    with torch.no_grad():
+        saver.net[0].weight[0, 0] = math.nan
+    with pytest.raises(Diverged, match="by step 7"):
+        saver.save(Progress(step=7))
+    assert (saver.directory / "last.pt").read_bytes() == before
+
+
+def test_best_weights_are_those_of_their_epoch(saver):
+    best = [p.clone() for p in steps(saver, 1)]
+    saver.keep_best(91.0, 4)
+    steps(saver, 2)
+    saver.save(Progress())
+    stored = checkpoint.load_checkpoint(saver.directory / "best.pt")
+    assert (stored["test_acc"], stored["epoch"]) == (91.0, 4)
+    assert all(torch.equal(a, b) for a, b in zip(stored["model"].values(), best, strict=True))
+
+
+def test_a_checkpoint_of_another_net_is_refused(saver):
+    saver.save(Progress())
+    saver.net = torch.nn.Linear(3, 3)
+    with pytest.raises(UserError, match="does not fit this run"):
+        saver.restore()
+
+
+# --- run directory ----------------------------------------------------------------------------------
+
+
+def test_default_names_are_numbered_and_given_names_must_be_new(tmp_path):
+    first = RunDirectory.create(tmp_path, "", "digits-timm:x-root")
+    second = RunDirectory.create(tmp_path, "", "digits-timm:x-root")
+    assert [first.path.name, second.path.name] == ["digits-timm-x-root", "digits-timm-x-root-2"]
+    RunDirectory.create(tmp_path, "mine", "x").close()
+    with pytest.raises(UserError, match="--resume"):
+        RunDirectory.create(tmp_path, "mine", "x")
+    for name in ("../up", "a/b", ".."):
+        with pytest.raises(UserError, match="plain name"):
+            RunDirectory.create(tmp_path, name, "x")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError):
+        RunDirectory.create(tmp_path / "file", "", "x")
+
+
+def test_metrics_have_the_columns_in_order_and_a_row_once(tmp_path, capsys):
+    run = RunDirectory(tmp_path / "run")
+    run.start({"wandb": False, "k": 3.0}, [])
+    run.record([ROW])
+    run.record([ROW, ROW | {"epoch": 2}])
+    lines = (run.path / "metrics.csv").read_text().splitlines()
+    assert lines[0] == "epoch,step,train_loss,train_acc,test_loss,test_acc,lr,epoch_seconds,images_per_second"
+    assert [line.split(",")[0] for line in lines[1:]] == ["1", "2"]
+    assert capsys.readouterr().out.count("\n") == 2
+    config = json.loads((run.path / "config.json").read_text())
+    assert config["k"] == 3.0 and config["versions"]["torch"] == torch.__version__
+    assert (run.path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert any(file.name.startswith("events.out.tfevents") for file in run.path.iterdir())
+    run.close()
+
+
+def test_wandb_says_what_to_install_when_it_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "wandb", None)
+    with pytest.raises(UserError, match="pip install wandb"):
+        RunDirectory(tmp_path / "run").start({"wandb": True}, [])
+
+
+def test_a_resumed_run_takes_the_flags_of_the_run(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"k": 8.0, "lr": 0.1, "epochs": 5, "resume": ""}))
+    args = Namespace(k=3.0, lr=None, epochs=9, resume="x")
+    take_flags_of(tmp_path, args, {"epochs", "resume"}, {"epochs"})
+    assert (args.k, args.lr, args.epochs, args.resume) == (8.0, 0.1, 9, "x")
+    for damage in ("", "[]", '{"k": 8.0}'):
+        (tmp_path / "config.json").write_text(damage)
+        with pytest.raises(UserError, match="damaged"):
+            take_flags_of(tmp_path, args, set(), set())
+    with pytest.raises(UserError, match="not a run directory"):
+        take_flags_of(tmp_path / "none", args, set(), set())
+
+
+# --- command line and world -------------------------------------------------------------------------
+
+
+def test_number_types_say_what_they_want():
+    assert number(int, 0)("7") == 7 and number(float, 0, 1, below=True)("0.5") == 0.5
+    for kind, text in [
+        (number(int, 1), "0"),
+        (number(int, 1), "1.5"),
+        (number(float, 0, above=True), "0"),
+        (number(float, 0, 1, below=True), "1"),
+        (number(float, 0), "nan"),
+        (number(float, 0), "inf"),
+        (number(float, 0), "lots"),
+    ]:
+        with pytest.raises(ArgumentTypeError, match=f"must be a .*, got '{text}'"):
+            kind(text)
+
+
+def test_the_parser_knows_what_was_typed_even_if_it_is_the_default(capsys):
+    parser = Parser("x.py", "What it does.\n\nAn example.")
+    parser.add_argument("--k", type=number(float, 1), default=3.0)
+    parser.add_argument("--flag", action="store_true")
+    args, typed = parser.parse_typed(["--k", "3"])
+    assert (args.k, args.flag, typed) == (3.0, False, {"k"})
+    for wrong in (["--k", "0"], ["--kk", "3"], ["--k"]):
+        with pytest.raises(SystemExit, match="2"):
+            parser.parse_typed(wrong)
+        assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_one_process_is_a_world_of_its_own():
+    world = World("cpu")
+    assert (world.rank, world.size, world.is_main) == (0, 1, True)
+    assert world.any(True, False) == [True, False] and world.gather("x") == ["x"]
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match="--device cuda is not available"):
+            World("cuda")
