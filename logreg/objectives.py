@@ -15,7 +15,7 @@ class Objective:
 
     φ(ℓ) = ℓ is logistic regression; φ(ℓ) = k (e^(ℓ/k) − 1), ``rlo_loss`` at m = k, the rooted objective,
     which tends to it as k → ∞. With two classes the logits are (0, w·x + b), with more one row of W a class.
-    The intercept b is never penalised. F is convex; on separable data without l2 its infimum is 0, at infinity.
+    The intercept b is never penalised. F is convex; on separable data without l2 it has no minimiser.
 
     Parameters
     ----------
@@ -133,8 +133,8 @@ class Objective:
 
         With x the rows of the design, R² = max ‖x‖² and Λ = λ_max(Σ s_i x_i x_iᵀ / Σ s_i),
 
-            2 classes:  L = a(k) Λ + (2^(1/k) − 1) R² / k + l2,   a(k) = 1/k + ((k − 2)₊ / (2k − 1))^(2 − 1/k),
-            C classes:  L = 2 h(k) [Λ + (C^(1/k) − 1) R²] + l2,   h(k) = k / (4 (k − 1)), for k < 2 1/k;
+            2 classes:  L = a(k) Λ + (2^(1/k) − 1) R² / k + l2,  a(k) = 1/k + ((k − 2)₊ / (2k − 1))^(2 − 1/k),
+            C classes:  L = 2 h(k) [Λ + (C^(1/k) − 1) R²] + l2,  h(k) = k / (4 (k − 1)), for k < 2 1/k;
 
         k → ∞ leaves Λ/4 + l2 and Λ/2 + l2, the bounds of logistic regression, which hold everywhere. The
         rooted loss has none that does: a sample's curvature grows like e^(ℓ/k) = 1 + φ/k. But the mean of φ

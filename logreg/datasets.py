@@ -1,0 +1,218 @@
+"""Classification data sets by name or file: split, standardised, ready for full-batch regression.
+
+A new one is a function ``seed → X, y`` and a line in ``SKLEARN``, or a branch of :func:`load`.
+"""
+
+import difflib
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .readers import SUFFIXES, DataError, is_sparse, read_file
+
+
+@dataclass
+class Dataset:
+    """Features (n, d) in float64, standardised on the training part, and classes 0 … C − 1."""
+
+    name: str
+    X_train: np.ndarray
+    y_train: np.ndarray
+    X_test: np.ndarray
+    y_test: np.ndarray
+    classes: list
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name}: {len(self.y_train)} training and {len(self.y_test)} test samples, "
+            f"{self.X_train.shape[1]} features, {len(self.classes)} classes"
+        )
+
+
+def synthetic(seed, n=500, d=2, margin=0.0, condition=10.0):
+    """Two Gaussian classes, y = ±1, on both sides of a random hyperplane through 0 with unit normal u.
+
+    The signed distance y u·x is N(1, 1): the classes overlap, the best possible accuracy is 84.1 %. With
+    `margin` > 0 it is the part of N(1, 1) above `margin`: separable, every sample at least that far on its
+    side. Across the normal x is N(0, λ_j), with λ_j spaced evenly in the logarithm from 1 to 1/`condition`,
+    in random directions.
+
+    Returns
+    -------
+    X : ndarray of float64, shape (n, d)
+    y : ndarray of int, shape (n,)
+        0 or 1, half of each (up to one).
+    """
+    from scipy.stats import truncnorm
+
+    rng = np.random.default_rng(seed)
+    y = rng.permutation(np.arange(n) % 2)
+    low = margin - 1 if margin > 0 else -np.inf
+    distance = truncnorm(low, np.inf, loc=1.0, scale=1.0).rvs(n, random_state=rng)
+    spread = np.sqrt(np.geomspace(1.0, 1.0 / condition, d)[1:])
+    rotation = np.linalg.qr(rng.normal(size=(d, d)))[0]
+    X = np.column_stack([np.where(y == 1, distance, -distance), rng.normal(size=(n, d - 1)) * spread])
+    return X @ rotation.T, y
+
+
+def _madelon(seed):
+    from sklearn.datasets import make_classification
+
+    return make_classification(
+        n_samples=2000,
+        n_features=500,
+        n_informative=5,
+        n_redundant=15,
+        n_clusters_per_class=16,
+        hypercube=True,
+        random_state=seed,
+    )
+
+
+def _toy(name):
+    def load_toy(seed):
+        from sklearn import datasets
+
+        return getattr(datasets, f"load_{name}")(return_X_y=True)
+
+    return load_toy
+
+
+SKLEARN = {
+    "madelon": _madelon,
+    "wine": _toy("wine"),
+    "breast_cancer": _toy("breast_cancer"),
+    "digits": _toy("digits"),
+}
+NAMES = ("synthetic", *SKLEARN)
+
+
+def _openml(name, data_dir):
+    from urllib.error import URLError
+
+    from sklearn.datasets import fetch_openml
+
+    if not name:
+        raise DataError("openml: needs a name, as in openml:diabetes, or a number, as in openml:37")
+    which = {"data_id": int(name)} if name.isdigit() else {"name": name}
+    hint = f"with no network, only sets already in {data_dir} can be used; or give a local file"
+    with warnings.catch_warnings():
+        # Retries and several active versions are announced as warnings; the answer is what counts here.
+        warnings.simplefilter("ignore")
+        try:
+            bunch = fetch_openml(
+                **which, data_home=str(data_dir), as_frame=False, parser="liac-arff", n_retries=1, delay=0.5
+            )
+        except (URLError, TimeoutError, ConnectionError) as error:
+            reason = getattr(error, "reason", error)
+            raise DataError(f"cannot fetch openml:{name} ({reason}); {hint}") from None
+        except ValueError as error:
+            raise DataError(f"openml:{name}: {' '.join(str(error).split())}") from None
+    X, y = bunch.data, bunch.target
+    if y is None or np.ndim(y) != 1:
+        raise DataError(f"openml:{name} has no single target column")
+    if bunch.categories and any(column in bunch.categories for column in bunch.feature_names):
+        names = [column for column in bunch.feature_names if column in bunch.categories]
+        raise DataError(f"openml:{name} has columns that are not numeric: {', '.join(names[:5])}")
+    X = X.toarray() if hasattr(X, "toarray") else X
+    return np.asarray(X, dtype=np.float64), y
+
+
+def _is_file(name) -> bool:
+    return Path(name).suffix.lower() in SUFFIXES or Path(name).name != name or Path(name).exists()
+
+
+def load(name, *, data_dir="datasets", target=None, test_file=None, test_size=0.25, seed=0, **options):
+    """The data set called `name`, split and standardised.
+
+    Parameters
+    ----------
+    name : str
+        One of ``NAMES``, ``openml:<name or number>``, or the path of a file that ``read_file`` can read.
+    data_dir : path
+        Where downloads from OpenML are kept.
+    target : str, optional
+        Target column of a file, see :func:`logreg.readers.read_file`.
+    test_file : path, optional
+        The test part; otherwise a stratified share `test_size` of the samples, drawn with `seed`.
+    **options
+        `n`, `d`, `margin`, `condition` of :func:`synthetic`.
+
+    Raises
+    ------
+    DataError
+        For data that cannot be used, with the reason in one line.
+    """
+    y_test = None
+    if name.startswith("openml:"):
+        X, y = _openml(name.removeprefix("openml:"), data_dir)
+    elif name == "synthetic":
+        X, y = synthetic(seed, **options)
+    elif name in SKLEARN:
+        X, y = SKLEARN[name](seed)
+    elif _is_file(name):
+        X, y, _ = read_file(name, target)
+        if test_file is not None:
+            X_test, y_test, _ = read_file(test_file, target)
+            if is_sparse(name) and is_sparse(test_file):
+                # Such a file is as wide as the largest index in it.
+                width = max(X.shape[1], X_test.shape[1])
+                X, X_test = (np.pad(part, ((0, 0), (0, width - part.shape[1]))) for part in (X, X_test))
+        name = Path(name).stem
+    else:
+        near = difflib.get_close_matches(name, NAMES, n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        known = f"{', '.join(NAMES)}, openml:<name>, or a {', '.join(SUFFIXES)} file"
+        raise DataError(f"unknown data set {name!r}{hint}; known: {known}")
+
+    X, (classes, codes) = np.asarray(X, dtype=np.float64), np.unique(y, return_inverse=True)
+    _check(name, X, classes, codes)
+    if y_test is not None:
+        codes_test = _codes_of_test(test_file, classes, y_test, X.shape[1], X_test.shape[1])
+    else:
+        X, X_test, codes, codes_test = _split(name, X, codes, test_size, seed)
+    mean, scale = X.mean(axis=0), X.std(axis=0)
+    # A constant column carries nothing; rounding of its mean must not be blown up to unit variance.
+    scale[scale <= 1e-12 * np.abs(mean)] = 1.0
+    classes = [str(c) for c in classes]
+    return Dataset(name, (X - mean) / scale, codes, (X_test - mean) / scale, codes_test, classes)
+
+
+def _check(name, X, classes, codes):
+    if len(X) < 2:
+        raise DataError(f"{name}: {len(X)} sample, at least two are needed")
+    if not np.isfinite(X).all():
+        row, column = np.argwhere(~np.isfinite(X))[0]
+        raise DataError(f"{name}: feature {column} of sample {row} is missing or not finite")
+    if len(classes) < 2:
+        raise DataError(f"{name}: one class only ({classes[0]!r}), at least two are needed")
+    if len(classes) > max(2, len(X) // 2):
+        raise DataError(
+            f"{name}: the target has {len(classes)} values in {len(X)} samples, not a class column"
+        )
+    return codes
+
+
+def _codes_of_test(path, classes, labels, width, test_width):
+    if width != test_width:
+        raise DataError(f"{path} has {test_width} features, the training file {width}")
+    known = {label: code for code, label in enumerate(classes)}
+    unknown = sorted(set(labels) - set(known))
+    if unknown:
+        raise DataError(f"{path} has classes that the training file lacks: {', '.join(unknown[:5])}")
+    return np.array([known[label] for label in labels])
+
+
+def _split(name, X, codes, test_size, seed):
+    from sklearn.model_selection import train_test_split
+
+    if np.bincount(codes).min() < 2:
+        raise DataError(
+            f"{name}: a class has one sample only; a stratified split needs two, or give --test-file"
+        )
+    try:
+        return train_test_split(X, codes, test_size=test_size, stratify=codes, random_state=seed)
+    except ValueError as error:
+        raise DataError(f"{name}: cannot split {len(X)} samples: {error}") from None

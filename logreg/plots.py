@@ -1,0 +1,186 @@
+"""The figures of ``regression.py``: 800 pixels wide, told apart by colour-blind eyes and in grey print."""
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from losses import root_loss, rooted_logistic_loss
+
+# Okabe & Ito's palette, without its yellow; black is kept for logistic regression.
+COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+DASHES = ((4, 1.5), (1, 1), (5, 1.5, 1, 1.5), (2.5, 1), (6, 2, 2, 2), (1, 2))
+MARKERS = "osD^vP"
+DPI = 100
+STYLE = {"font.size": 9, "axes.grid": True, "grid.alpha": 0.3, "axes.titlesize": 9.5, "figure.dpi": DPI}
+
+
+def _style(i: int | None) -> dict:
+    """Line style of the i-th k, or for None of logistic regression."""
+    if i is None:
+        return {"color": "black", "linewidth": 1.6}
+    return {"color": COLOURS[i % 6], "dashes": DASHES[i % 6], "linewidth": 1.6}
+
+
+def _save(figure, path):
+    figure.savefig(path, dpi=DPI, pil_kwargs={"optimize": True})
+    plt.close(figure)
+    return path
+
+
+def _legend_below(figure, axis, columns=5):
+    handles, labels = axis.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(columns, len(labels)), frameon=False)
+
+
+def plot_losses(path, ks):
+    """Root and rooted logistic losses at m = k, and their derivatives, over the margin t = y f(x)."""
+    t = torch.linspace(-4, 4, 401, dtype=torch.float64)
+    label = torch.ones(len(t), dtype=torch.int64)
+
+    def logits(t):
+        return torch.stack([torch.zeros_like(t), t], dim=1)
+
+    families = (
+        lambda t, k: rooted_logistic_loss(t, label, k, reduction="none") - k,
+        lambda t, k: root_loss(logits(t), label, k, k, reduction="none"),
+    )
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(2, 2, figsize=(8, 6.4), layout="constrained", sharex=True, sharey="row")
+        for column, loss in enumerate(families):
+            curves = [
+                (None, "logistic (k → ∞)", lambda t, _: F.cross_entropy(logits(t), label, reduction="none"))
+            ]
+            curves += [(i, f"k = {k:g}", loss) for i, k in enumerate(ks)]
+            for i, name, function in curves:
+                x = t.clone().requires_grad_()
+                value = function(x, None if i is None else ks[i])
+                (slope,) = torch.autograd.grad(value.sum(), x)
+                axes[0, column].plot(t, value.detach(), label=name, **_style(i))
+                axes[1, column].plot(t, slope, **_style(i))
+            axes[1, column].set_xlabel("margin t = y·f(x)")
+        axes[0, 0].set_title("rlo: k (1 + e$^{−t}$)$^{1/k}$ − k, weighs mistakes up")
+        axes[0, 1].set_title("root: k (1 − (1 + e$^{−t}$)$^{−1/k}$), weighs mistakes down")
+        axes[0, 0].set(ylabel="loss (m = k)", ylim=(-0.2, 8))
+        axes[1, 0].set(ylabel="derivative in t", ylim=(-4, 0.15))
+        _legend_below(figure, axes[0, 0], 6)
+        return _save(figure, path)
+
+
+def plot_convergence(path, runs, l2, x="iterations", title=""):
+    """Gradient norm and sub-optimality of every run with this l2, one row an optimiser.
+
+    Parameters
+    ----------
+    path : path
+    runs : list of dict
+        With `objective`, `index` (of its k, None for logistic), `optimizer`, `l2`, `result` and `lowest`,
+        the best value known for that objective.
+    l2 : float
+    x : {"iterations", "seconds"}
+    title : str
+        The data set.
+    """
+    runs = [run for run in runs if run["l2"] == l2]
+    optimizers = list(dict.fromkeys(run["optimizer"] for run in runs))
+    rows = len(optimizers)
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            rows, 2, figsize=(8, 1.1 + 1.9 * rows), layout="constrained", squeeze=False, sharey="col"
+        )
+        for row, optimizer in enumerate(optimizers):
+            for run in (run for run in runs if run["optimizer"] == optimizer):
+                result = run["result"]
+                steps = np.arange(len(result.values)) if x == "iterations" else 1e3 * np.array(result.seconds)
+                gap = np.array(result.values) - run["lowest"]
+                for axis, y in zip(axes[row], (np.array(result.gradient_norms), gap), strict=True):
+                    # Below 1e-16 is rounding of values around 1; 0 has no place on a logarithmic axis. Nor
+                    # has the start, which is the same point in every panel.
+                    shown = (y > 1e-16) & np.isfinite(y) & (steps > 0)
+                    axis.semilogy(steps[shown], y[shown], label=run["objective"], **_style(run["index"]))
+                    if steps[-1] > 100:
+                        axis.set_xscale("log")
+            axes[row, 0].set_title(f"{optimizer}: gradient norm ‖∇F‖")
+            axes[row, 1].set_title(f"{optimizer}: sub-optimality F − F*")
+        for axis in axes[-1]:
+            axis.set_xlabel("iterations" if x == "iterations" else "milliseconds")
+        figure.suptitle(f"{title}, l2 = {l2:g}", fontsize=10)
+        _legend_below(figure, axes[0, 0], 6)
+        return _save(figure, path)
+
+
+def plot_condition(path, conditions, title=""):
+    """Condition number of the Hessian at the solution against k; logistic regression as a level.
+
+    Parameters
+    ----------
+    conditions : dict
+        ``{l2: {k or None: condition number}}``.
+    """
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(8, 4), layout="constrained")
+        for i, (l2, by_k) in enumerate(conditions.items()):
+            ks = sorted(k for k in by_k if k is not None and np.isfinite(by_k[k]))
+            if ks:
+                axis.plot(
+                    ks,
+                    [by_k[k] for k in ks],
+                    marker=MARKERS[i % 6],
+                    label=f"rlo, l2 = {l2:g}",
+                    color=COLOURS[i % 6],
+                )
+            if np.isfinite(by_k.get(None, np.inf)):
+                axis.axhline(
+                    by_k[None], color=COLOURS[i % 6], dashes=DASHES[i % 6], label=f"logistic, l2 = {l2:g}"
+                )
+        axis.set(xscale="log", xlabel="root k", ylabel="λ$_{max}$ / λ$_{min}$ of the Hessian")
+        low, high = axis.get_ylim()
+        if low <= 0 or high / low > 10:
+            axis.set_yscale("log")
+        ticks = sorted({k for by_k in conditions.values() for k in by_k if k is not None})
+        axis.set_xticks(ticks, [f"{k:g}" for k in ticks])
+        axis.set_xticks([], minor=True)
+        axis.set_title(f"{title}: condition number at the solution")
+        axis.legend()
+        return _save(figure, path)
+
+
+def plot_boundaries(path, dataset, runs, l2):
+    """Training data of two features and where each objective's solution changes its decision."""
+    X, y = dataset.X_train, dataset.y_train
+    edges = [np.linspace(X[:, j].min() - 0.3, X[:, j].max() + 0.3, 300) for j in (0, 1)]
+    grid = np.stack(np.meshgrid(*edges), axis=-1).reshape(-1, 2)
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(8, 5), layout="constrained")
+        for c, name in enumerate(dataset.classes):
+            axis.scatter(
+                *X[y == c].T,
+                s=16,
+                marker=MARKERS[c % 6],
+                alpha=0.35,
+                color=COLOURS[(c + 1) % 6],
+                label=f"class {name}",
+            )
+        for run in runs:
+            scores = run["problem"].scores(run["result"].w, grid)
+            decided = scores[:, 0] > 0 if scores.shape[1] == 1 else scores.argmax(axis=1)
+            # Between the classes c and c + 1 lies c + ½, wherever the two regions meet.
+            style = _style(run["index"])
+            levels = np.arange(len(dataset.classes) - 1) + 0.5
+            plane = (decided if scores.shape[1] > 1 else scores[:, 0] + 0.5).reshape(300, 300)
+            axis.contour(
+                *edges,
+                plane,
+                levels=levels,
+                colors=style["color"],
+                linestyles=[(0, style["dashes"])] if "dashes" in style else "solid",
+                linewidths=1.6,
+            )
+            axis.plot([], [], label=run["objective"], **style)
+        axis.set(xlabel="feature 0 (standardised)", ylabel="feature 1 (standardised)")
+        axis.set_title(f"{dataset.name}: decision boundaries, l2 = {l2:g}")
+        _legend_below(figure, axis, 7)
+        return _save(figure, path)

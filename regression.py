@@ -1,0 +1,241 @@
+"""Logistic regression with rooted objectives: full batch, float64, convex, so that claims can be checked.
+
+    python regression.py                                          the synthetic study, with its plots
+    python regression.py --dataset wine --k 3 10 --l2 1e-3        one of scikit-learn's data sets
+    python regression.py --dataset FILE.csv --target diagnosis    your own
+
+Every objective (logistic, and rlo for each k) meets every l2 and every optimiser; a row is printed as soon as
+it is known. The objectives are `logreg/objectives.py`, the optimisers `logreg/optimizers.py`.
+"""
+
+import argparse
+import csv
+import json
+import math
+import os
+import sys
+from pathlib import Path
+
+OPTIMIZERS = ("gd", "nesterov", "lbfgs", "newton")
+# More parameters than this, and a dense Hessian no longer fits in a moment or in memory.
+LARGEST_HESSIAN = 4000
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Wrong usage ends in one line, not in the whole synopsis."""
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def number(minimum, *, exclusive=False, kind=float):
+    """An argparse type: a finite number ≥ (or >) `minimum`."""
+
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value) or value < minimum or (exclusive and value == minimum):
+            what = "a whole number" if kind is int else "a number"
+            sign = ">" if exclusive else "≥"
+            raise argparse.ArgumentTypeError(f"must be {what} {sign} {minimum}, got {text!r}")
+        return value
+
+    return parse
+
+
+def share(text):
+    """An argparse type: a number strictly between 0 and 1."""
+    value = number(0, exclusive=True)(text)
+    if value >= 1:
+        raise argparse.ArgumentTypeError(f"must be a number < 1, got {text!r}")
+    return value
+
+
+def parse_args(argv=None):
+    formatter = argparse.ArgumentDefaultsHelpFormatter
+    parser = OneLineParser(
+        prog="regression.py", description=__doc__.splitlines()[0], formatter_class=formatter
+    )
+
+    data = parser.add_argument_group("data")
+    names = "synthetic, madelon, wine, breast_cancer, digits, openml:<name>, or a .csv, .data or .svm file"
+    data.add_argument("--dataset", default="synthetic", help=names)
+    data.add_argument("--target", help="target column of a file: name or index (default: the last)")
+    data.add_argument("--test-file", help="file with the test part (default: a stratified split)")
+    data.add_argument("--test-size", type=share, default=0.25, help="share of samples that is split off")
+    data.add_argument("--data-dir", default="./datasets", help="where downloads are kept")
+
+    made = parser.add_argument_group("synthetic data")
+    made.add_argument("--n", type=number(2, kind=int), default=500, help="samples")
+    made.add_argument(
+        "--d", type=number(1, kind=int), default=2, help="features; 2 draws decision boundaries"
+    )
+    made.add_argument("--margin", type=number(0), default=0.0, help="0: overlapping classes; > 0: separable")
+    made.add_argument("--condition", type=number(1), default=10.0, help="largest over smallest variance")
+
+    goal = parser.add_argument_group("objectives")
+    goal.add_argument("--k", type=number(1), nargs="+", default=[2.0, 3.0, 5.0, 10.0], help="roots of rlo")
+    goal.add_argument("--l2", type=number(0), nargs="+", default=[0.0, 1e-3], help="penalties l2/2 ||W||^2")
+
+    how = parser.add_argument_group("optimisers")
+    how.add_argument(
+        "--optimizer", nargs="+", choices=OPTIMIZERS, default=list(OPTIMIZERS), help="which ones"
+    )
+    positive = number(0, exclusive=True)
+    how.add_argument(
+        "--lr", type=positive, nargs="+", help="steps of gd, nesterov (default: 1/L of the data)"
+    )
+    how.add_argument("--tol", type=positive, default=1e-8, help="done at this gradient norm")
+    how.add_argument("--max-iter", type=number(1, kind=int), default=10000, help="iterations at most")
+
+    run = parser.add_argument_group("run")
+    run.add_argument("--seed", type=number(0, kind=int), default=0, help="of synthetic data and of the split")
+    run.add_argument("--out", help="directory for the table and plots (default: ./runs/regression-<dataset>)")
+    args = parser.parse_args(argv)
+    args.k, args.l2 = list(dict.fromkeys(args.k)), list(dict.fromkeys(args.l2))
+    args.optimizer = list(dict.fromkeys(args.optimizer))
+    args.lr = list(dict.fromkeys(args.lr or [None]))
+    if args.test_file and args.dataset in ("synthetic", "madelon", "wine", "breast_cancer", "digits"):
+        parser.error(f"--test-file goes with a file as --dataset, not with {args.dataset}")
+    return args
+
+
+def make_runs(args):
+    """Every (objective, l2, optimiser, step) asked for, as dicts; logistic first."""
+    for l2 in args.l2:
+        for index, k in [(None, None), *enumerate(args.k)]:
+            for optimizer in args.optimizer:
+                for lr in args.lr if optimizer in ("gd", "nesterov") else [None]:
+                    label = optimizer if lr is None else f"{optimizer} lr={lr:g}"
+                    yield {
+                        "index": index,
+                        "k": k,
+                        "l2": l2,
+                        "method": optimizer,
+                        "optimizer": label,
+                        "lr": lr,
+                    }
+
+
+def execute(run, dataset, args):
+    """Add the `problem`, its `result` and the table's `row` to a run."""
+    from tqdm import tqdm
+
+    from logreg.objectives import Objective
+    from logreg.optimizers import minimize
+
+    problem = Objective(dataset.X_train, dataset.y_train, len(dataset.classes), k=run["k"], l2=run["l2"])
+    description = f"{problem.name} l2={run['l2']:g} {run['optimizer']}"
+    # disable=None: only on a terminal
+    with tqdm(total=args.max_iter, desc=description, leave=False, disable=None, delay=0.5) as bar:
+        result = minimize(
+            run["method"], problem, tol=args.tol, max_iter=args.max_iter, lr=run["lr"], on_iterate=bar.update
+        )
+    dense = problem.size <= LARGEST_HESSIAN and result.status != "diverged"
+    row = {
+        "objective": problem.name,
+        "l2": run["l2"],
+        "optimizer": run["optimizer"],
+        "step": "" if run["method"] not in ("gd", "nesterov") else run["lr"] or 1 / problem.lipschitz(),
+        "status": result.status,
+        "iterations": result.iterations,
+        "seconds": result.seconds[-1],
+        "value": result.values[-1],
+        "gradient_norm": result.gradient_norms[-1],
+        "train_accuracy": problem.accuracy(result.w, dataset.X_train, dataset.y_train),
+        "test_accuracy": problem.accuracy(result.w, dataset.X_test, dataset.y_test),
+        "margin": problem.smallest_margin(result.w),
+        "norm": problem.norm(result.w),
+        "condition": problem.condition_number(result.w) if dense else math.nan,
+    }
+    run.update(objective=problem.name, problem=problem, result=result, row=row)
+
+
+def write_results(out, args, dataset, runs):
+    """results.csv, config.json and the plots, in the directory `out`."""
+    from logreg import plots, table
+
+    with open(out / "results.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(runs[0]["row"]))
+        writer.writeheader()
+        writer.writerows(run["row"] for run in runs)
+    (out / "config.json").write_text(json.dumps(vars(args), indent=2) + "\n")
+
+    runs = [run for run in runs if run["row"]["status"] != "diverged"]
+    plots.plot_losses(out / "losses.png", args.k)
+    if not runs:
+        return
+    table.add_lowest(runs)
+    best = table.solutions(runs)
+    for l2 in dict.fromkeys(run["l2"] for run in runs):
+        for x in ("iterations", "seconds"):
+            plots.plot_convergence(out / f"convergence_{x}_l2={l2:g}.png", runs, l2, x, dataset.name)
+        if dataset.X_train.shape[1] == 2:
+            here = [run for (run_l2, _), run in best.items() if run_l2 == l2]
+            plots.plot_boundaries(out / f"boundaries_l2={l2:g}.png", dataset, here, l2)
+    conditions = {}
+    for (l2, k), run in best.items():
+        conditions.setdefault(l2, {})[k] = run["row"]["condition"]
+    plots.plot_condition(out / "condition.png", conditions, dataset.name)
+
+
+def main(argv=None) -> int:
+    args = parse_args(argv)
+    # After parsing: --help and wrong usage should not wait for torch and scikit-learn
+    from logreg import datasets, table
+
+    try:
+        dataset = datasets.load(
+            args.dataset, data_dir=args.data_dir, target=args.target, test_file=args.test_file,
+            test_size=args.test_size, seed=args.seed, n=args.n, d=args.d, margin=args.margin,
+            condition=args.condition,
+        )  # fmt: skip
+        classes, features = len(dataset.classes), dataset.X_train.shape[1]
+        parameters = (1 if classes == 2 else classes) * (features + 1)
+        if "newton" in args.optimizer and parameters > LARGEST_HESSIAN:
+            raise datasets.DataError(
+                f"newton would need a Hessian of {parameters} × {parameters}; leave it out of --optimizer"
+            )
+        slug = dataset.name.replace(":", "-").replace("/", "-")
+        out = Path(args.out or f"./runs/regression-{slug}")
+        out.mkdir(parents=True, exist_ok=True)
+    except (datasets.DataError, OSError) as error:
+        print(f"regression.py: error: {error}", file=sys.stderr)
+        return 2
+
+    print(f"{dataset}; tolerance {args.tol:g}, seed {args.seed}")
+    print(table.header())
+    runs = list(make_runs(args))
+    for run in runs:
+        execute(run, dataset, args)
+        print(table.line(run["row"]), flush=True)
+    for note in table.notes([run["row"] for run in runs], args.tol):
+        print(note)
+    write_results(out, args, dataset, runs)
+    print(f"table and plots · {out}")
+
+    diverged = [run for run in runs if run["row"]["status"] == "diverged"]
+    if diverged:
+        first = diverged[0]
+        safe = 1 / first["problem"].lipschitz()
+        print(
+            f"regression.py: {first['objective']} diverged with {first['optimizer']} after "
+            f"{first['row']['iterations']} iterations ({len(diverged)} of {len(runs)} runs); "
+            f"a step of 1/L = {safe:.3g} is safe",
+            file=sys.stderr,
+        )
+        return 3
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # `regression.py | head`: nobody reads on; Python must not complain about it at exit either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
