@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -69,7 +70,9 @@ def load_checkpoint(path: Path) -> dict:
         If the file is missing, damaged, or holds anything that ``weights_only=True`` refuses.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # what torch would warn of, the errors below say
+            warnings.simplefilter("ignore")
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: the run stopped before its first checkpoint") from None
     except pickle.UnpicklingError:

@@ -1,0 +1,303 @@
+"""train.py as it is used: every family of nets, every loss, the flags, the files, the mistakes."""
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, command, environment
+from PIL import Image
+
+import losses
+import train
+
+# One net of each family, at the size it takes least time.
+FAMILIES = {
+    "vgg11": [],
+    "res18": [],
+    "ViT": ["--dimhead", "64"],
+    "vit_tiny": ["--dimhead", "64", "--patch", "2"],
+    "CaiT": ["--dimhead", "64"],
+    "swin_tiny": ["--size", "32"],
+    "timm:resnet10t": ["--size", "32"],
+}
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty directory to run in; signal handlers are put back afterwards."""
+    monkeypatch.chdir(tmp_path)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield tmp_path
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def run_main(*args):
+    """train.main() in this process; what it exited with."""
+    try:
+        train.main([str(a) for a in args])
+    except SystemExit as leaving:
+        return leaving.code
+    return 0
+
+
+def rows_of(run):
+    with open(run / "metrics.csv") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def image_folder(tmp_path):
+    """Two classes that differ in brightness, 12 training and 4 test images each, of mixed formats."""
+    g = np.random.default_rng(0)
+    for split, n in (("train", 12), ("val", 4)):
+        for label, level in (("dark", 40), ("light", 200)):
+            folder = tmp_path / "images" / split / label
+            folder.mkdir(parents=True)
+            for i in range(n):
+                pixels = np.clip(g.normal(level, 20, (16, 16, 3)), 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).convert("L" if i % 3 else "RGB").save(folder / f"{i}.png")
+    return tmp_path / "images"
+
+
+# --- what it trains -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("net", FAMILIES)
+@pytest.mark.parametrize("loss", ["root", "rlo", "ce", "focal"])
+def test_every_family_trains_two_steps_with_every_loss(here, net, loss, capsys):
+    flags = ["--dataset", "digits", "--net", net, "--loss", loss, "--bs", 16, "--max-steps", 2]
+    assert run_main(*flags, *FAMILIES[net], "--run-name", "run") == 0
+    (row,) = rows_of(here / "runs" / "run")
+    assert int(row["step"]) == 2 and float(row["train_loss"]) > 0
+    assert 0 <= float(row["test_acc"]) <= 100
+    last_line = capsys.readouterr().out.strip().splitlines()[-1]
+    assert last_line == f"best test accuracy {float(row['test_acc']):.2f} % at epoch 1 · runs/run"
+
+
+def test_training_learns_the_digits(here, capsys):
+    assert run_main("--dataset", "digits", "--net", "resnet18", "--epochs", 3, "--bs", 64) == 0
+    run = here / "runs" / "digits-resnet18-root-k3-m3-seed0"
+    rows = rows_of(run)
+    assert [int(r["epoch"]) for r in rows] == [1, 2, 3]
+    assert float(rows[-1]["test_acc"]) > 85 and float(rows[-1]["train_loss"]) < float(rows[0]["train_loss"])
+    assert sorted(f.name for f in run.iterdir() if not f.name.startswith(("events", "."))) == [
+        "best.pt", "config.json", "curves.png", "last.pt", "metrics.csv",
+    ]  # fmt: skip
+
+
+def test_an_image_folder_trains(here, image_folder, capsys):
+    flags = ["--dataset", f"folder:{image_folder}", "--net", "resnet18", "--epochs", 6, "--bs", 8]
+    assert run_main(*flags, "--noaug") == 0
+    out = capsys.readouterr().out
+    assert "24 training and 8 test images, 16 px, 2 classes" in out
+    assert "best test accuracy 100.00 %" in out
+    assert {p.name for p in here.iterdir()} == {"images", "runs", "datasets"}
+
+
+def test_streaming_gives_the_same_run_as_memory(here, image_folder):
+    flags = ["--dataset", f"folder:{image_folder}", "--net", "resnet18", "--epochs", 1, "--bs", 8, "--noaug"]
+    for cache in ("ram", "none"):
+        assert run_main(*flags, "--cache", cache, "--workers", 1, "--run-name", cache) == 0
+    (ram,), (streamed,) = (rows_of(here / "runs" / cache) for cache in ("ram", "none"))
+    assert float(ram["train_loss"]) == pytest.approx(float(streamed["train_loss"]), rel=0.05)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--opt sgd --lr 0.01 --weight-decay 5e-4 --clip-grad 1 --warmup 1",
+        "--opt adamw --label-smoothing 0.1 --label-noise 0.4",
+        "--randaug --size 16 --seed 7",
+        "--loss focal --alpha 1 --gamma 0.5",
+        "--k 8 --m 10 --noamp --compile off --cache ram --workers 0",
+    ],
+)
+def test_flags_are_taken_and_recorded(here, flags):
+    argv = ["--dataset", "digits", "--net", "resnet18", "--bs", 64, "--max-steps", 3, "--run-name", "run"]
+    assert run_main(*argv, *flags.split()) == 0
+    config = json.loads((here / "runs" / "run" / "config.json").read_text())
+    args, typed = train.parse_args([*map(str, argv), *flags.split()])
+    assert {name: config[name] for name in typed} == {name: vars(args)[name] for name in typed}
+    assert config["versions"]["torch"] == torch.__version__
+    assert set(vars(args)) <= set(config)
+
+
+def test_learning_rate_follows_the_family(here):
+    for net, lr in (("resnet18", 1e-3), ("vit_tiny", 1e-4)):
+        flags = ["--dataset", "digits", "--dimhead", 64, "--bs", 64, "--max-steps", 1]
+        assert run_main(*flags, "--net", net, "--run-name", net) == 0
+        assert json.loads((here / "runs" / net / "config.json").read_text())["lr"] == lr
+
+
+def test_label_noise_makes_training_labels_wrong_and_leaves_the_test_set(here):
+    flags = ["--dataset", "digits", "--net", "resnet18", "--bs", 64, "--epochs", 3, "--label-noise", 0.5]
+    assert run_main(*flags, "--run-name", "run") == 0
+    row = rows_of(here / "runs" / "run")[-1]
+    assert float(row["train_acc"]) < 60 < float(row["test_acc"])
+
+
+@pytest.mark.slow
+def test_compiled_training_agrees_with_eager(here):
+    flags = ["--dataset", "digits", "--net", "resnet18", "--bs", 512, "--epochs", 1]
+    for switch in ("on", "off"):
+        assert run_main(*flags, "--compile", switch, "--run-name", switch) == 0
+    (on,), (off,) = (rows_of(here / "runs" / switch) for switch in ("on", "off"))
+    assert float(on["train_loss"]) == pytest.approx(float(off["train_loss"]), rel=1e-2)
+
+
+def test_divergence_exits_3_names_the_step_and_keeps_the_last_good_checkpoint(here, capsys):
+    flags = ["--dataset", "digits", "--net", "vit_tiny", "--dimhead", 64, "--loss", "ce", "--run-name", "run"]
+    assert run_main(*flags, "--epochs", 1, "--max-steps", 2, "--opt", "sgd", "--lr", 1e30) == 3
+    error = capsys.readouterr().err
+    assert "diverged" in error and "at step 2" in error and error.count("\n") == 1
+    assert not (here / "runs" / "run" / "last.pt").exists()
+
+
+# Dropout draws other numbers in each process, so this runs train.py without any.
+WITHOUT_DROPOUT = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+import torch, train
+attention = torch.nn.functional.scaled_dot_product_attention
+torch.nn.functional.scaled_dot_product_attention = lambda *a, **k: attention(*a, **k | dict(dropout_p=0.0))
+torch.nn.Dropout.forward = lambda self, x: x
+train.main()
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_follow_one(tmp_path):
+    script = tmp_path / "train_without_dropout.py"
+    script.write_text(WITHOUT_DROPOUT)
+    flags = (
+        "--dataset digits --net vit_tiny --dimhead 64 --bs 100 --epochs 1 --noaug --opt sgd --lr 0.01".split()
+    )
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    for name, launcher in (("one", []), ("two", torchrun)):
+        command = [sys.executable, *launcher, str(script), *flags, "--out", str(tmp_path), "--run-name", name]
+        subprocess.run(command, check=True, env=environment(), timeout=300)
+    one, two = (torch.load(tmp_path / r / "last.pt", weights_only=True)["model"] for r in ("one", "two"))
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], rtol=0, atol=1e-5)
+    (row_one,), (row_two,) = (rows_of(tmp_path / r) for r in ("one", "two"))
+    assert float(row_one["train_loss"]) == pytest.approx(float(row_two["train_loss"]), abs=1e-4)
+    assert row_one["test_acc"] == row_two["test_acc"]
+
+
+# --- help, lists, mistakes ------------------------------------------------------------------------------
+
+
+def test_help_needs_no_torch_and_groups_the_flags():
+    code = (
+        "import sys, train\ntry: train.main(['--help'])\nexcept SystemExit: assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    for group in ("data", "net", "loss", "training", "device", "run"):
+        assert f"\n{group}" in done.stdout
+    assert "python train.py --dataset digits" in done.stdout
+
+
+def test_the_flags_of_the_design_have_their_defaults():
+    args, typed = train.parse_args([])
+    assert typed == set()
+    assert (args.dataset, args.net, args.loss, args.epochs, args.k, args.m) == (
+        "cifar10",
+        "ViT",
+        "root",
+        200,
+        3,
+        3,
+    )
+    assert (args.bs, args.opt, args.seed, args.patch, args.dimhead, args.lr) == (512, "adam", 0, 4, 512, None)
+    assert train.parse_args(["--n_epochs", "7"])[0].epochs == 7
+    assert train.parse_args(["-r", "x"])[0].resume == "x"
+
+
+def test_the_parser_knows_the_losses_of_the_registry():
+    for name in losses.LOSSES:
+        assert train.parse_args(["--loss", name.upper()])[0].loss == name
+
+
+def test_list_nets_prints_the_published_parameter_counts(capsys):
+    assert run_main("--list-nets") == 0
+    table = {line.split()[0]: line.split()[1] for line in capsys.readouterr().out.splitlines()[1:]}
+    assert (
+        table["vit"] == "37,862,922" and table["vit_small"] == "9,622,512" and table["cait"] == "15,846,250"
+    )
+    assert (
+        table["swin"] == "86,701,186"
+        and table["resnet101"] == "42,512,970"
+        and table["vgg19"] == "20,040,522"
+    )
+
+
+MISTAKES = [
+    ("--k 0.5", "--k"),
+    ("--k nan", "--k"),
+    ("--m 0", "--m"),
+    ("--loss hinge", "--loss"),
+    ("--epochs 0", "--epochs"),
+    ("--epochs 1.5", "--epochs"),
+    ("--bs 0", "--bs"),
+    ("--lr -1", "--lr"),
+    ("--lr fast", "--lr"),
+    ("--label-noise 1", "--label-noise"),
+    ("--label-smoothing 2", "--label-smoothing"),
+    ("--seed -1", "--seed"),
+    ("--opt lion", "--opt"),
+    ("--device tpu", "--device"),
+    ("--compile maybe", "--compile"),
+    ("--patch 0", "--patch"),
+    ("--typo 3", "--typo"),
+    ("--eval-only", "--resume RUN_DIR or --checkpoint FILE"),
+    ("--dataset cifar11", "cifar10"),
+    ("--dataset folder:none", "none"),
+    ("--dataset digits --net resnet19", "resnet18"),
+    ("--dataset digits --net vit --patch 3", "patch"),
+    ("--dataset digits --net swin --size 30", "32"),
+    ("--dataset digits --net resnet18 --pretrained", "pretrained"),
+    ("--dataset digits --net timm:resnot18", "resnet18"),
+    ("--dataset digits --net resnet18 --checkpoint none.pt", "none.pt"),
+    ("--dataset digits --net resnet18 --run-name a/b", "--run-name"),
+    ("--dataset digits --net resnet18 --wandb", "wandb"),
+    ("--dataset digits --net resnet18 --max-steps 1 --out file", "file"),
+    ("--resume nowhere", "nowhere"),
+]
+
+
+@pytest.mark.parametrize("flags,named", MISTAKES, ids=[m[0] for m in MISTAKES])
+def test_a_mistake_is_one_line_that_names_it_and_exits_2(here, flags, named, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    Path("file").write_text("precious")
+    assert run_main(*flags.split()) == 2
+    captured = capsys.readouterr()
+    assert (
+        named in captured.err
+        and captured.err.count("\n") == 1
+        and captured.err.startswith("train.py: error: ")
+    )
+    assert Path("file").read_text() == "precious"
+
+
+def test_without_data_or_network_the_error_says_what_is_missing_and_where(tmp_path):
+    # A proxy that nobody listens at is as good as no network.
+    no_network = {f"{scheme}_proxy": "http://127.0.0.1:9" for scheme in ("http", "https", "HTTP", "HTTPS")}
+    for flags, file in [
+        ([], "cifar-10-python.tar.gz"),
+        (["--dataset", "tiny-imagenet"], "tiny-imagenet-200.zip"),
+    ]:
+        done = subprocess.run(
+            command("train.py", *flags), cwd=tmp_path, env=environment(no_network),
+            capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+        assert done.returncode == 2 and "Traceback" not in done.stderr
+        assert file in done.stderr and "datasets" in done.stderr and "http" in done.stderr
+        assert done.stderr.strip().count("\n") == 0
+        assert not (tmp_path / "runs").exists()
