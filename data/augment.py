@@ -48,16 +48,20 @@ def crop(padded: torch.Tensor, size: int, index: torch.Tensor, top, left) -> tor
     -------
     Tensor, shape (B, C, size, size)
     """
-    if padded.device.type in ("cpu", "cuda"):
-        view = crop_view(padded, size)
-        if padded.is_contiguous():
-            return view[index, top, left]
-        # channels innermost: gather rows of pixels as they lie, so that each is one run of bytes
-        return view.permute(0, 1, 2, 4, 5, 3)[index, top, left].permute(0, 3, 1, 2)
-    # elsewhere (mps) a strided view is copied out whole before it is indexed, every crop of every image
+    if padded.device.type not in ("cpu", "cuda"):
+        return crop_by_pixel(padded, size, index, top, left)
+    view = crop_view(padded, size)
+    if padded.is_contiguous():
+        return view[index, top, left]
+    # channels innermost: gather rows of pixels as they lie, so that each is one run of bytes
+    return view.permute(0, 1, 2, 4, 5, 3)[index, top, left].permute(0, 3, 1, 2)
+
+
+def crop_by_pixel(padded: torch.Tensor, size: int, index: torch.Tensor, top, left) -> torch.Tensor:
+    """`crop` for devices (mps) that would copy out the whole strided view, every crop of every image."""
     run = torch.arange(size, device=padded.device)
-    rows, columns = (top[:, None] + run)[:, None, :, None], (left[:, None] + run)[:, None, None, :]
     channels = torch.arange(padded.shape[1], device=padded.device)[None, :, None, None]
+    rows, columns = (top[:, None] + run)[:, None, :, None], (left[:, None] + run)[:, None, None, :]
     return padded[index[:, None, None, None], channels, rows, columns]
 
 

@@ -15,7 +15,7 @@ import tempfile
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -71,18 +71,17 @@ def verify(path: Path, md5: str, size: int | None = None) -> None:
         )
 
 
-def obtain(archive: Archive, folder: Path, progress: bool, *, also_in: Iterable[Path] = ()) -> Path:
-    """The verified file, downloaded into `folder` if it is in neither that folder nor `also_in`.
+def obtain(archive: Archive, folder: Path, progress: bool) -> Path:
+    """The verified file in `folder`, downloaded if it is not there.
 
     Raises
     ------
     DataError
         The file there is not the original, or there is none and it cannot be downloaded.
     """
-    for place in (folder, *also_in):
-        if (place / archive.filename).is_file():
-            verify(place / archive.filename, archive.md5, archive.size)
-            return place / archive.filename
+    if (folder / archive.filename).is_file():
+        verify(folder / archive.filename, archive.md5, archive.size)
+        return folder / archive.filename
     try:
         with temporary_folder(folder) as temporary:
             part = temporary / archive.filename

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -91,18 +90,18 @@ def evenly_spaced(n: int, count: int) -> np.ndarray:
     return np.unique(np.linspace(0, n - 1, min(n, count)).astype(np.int64))
 
 
-def common_square_size(paths: Sequence[str], sample: int = 256) -> int:
-    """Side of the images in pixels if a sample of them all have the same square size, else 0."""
-    sizes: Counter[tuple[int, int]] = Counter()
+def common_square_size(*splits: Sequence[str], sample: int = 256) -> int:
+    """Side of the images in pixels if a sample of each split all have the same square size, else 0."""
+    sizes: set[tuple[int, int]] = set()
     with strict_pillow():
-        for i in evenly_spaced(len(paths), sample):
+        for path in (paths[i] for paths in splits for i in evenly_spaced(len(paths), sample)):
             try:
-                with Image.open(paths[i], formats=_formats()) as image:
-                    sizes[image.size] += 1
+                with Image.open(path, formats=_formats()) as image:
+                    sizes.add(image.size)
             except Exception as error:
-                raise unreadable(paths[i], error) from error
-    (width, height), _ = sizes.most_common(1)[0]
-    return width if len(sizes) == 1 and width == height else 0
+                raise unreadable(path, error) from error
+    width, height = sizes.pop()
+    return width if not sizes and width == height else 0
 
 
 def find_images(folder: str | os.PathLike) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import math
 import struct
 import zlib
@@ -16,6 +17,12 @@ from ..errors import DataError, one_line
 from ..source import Request, Source, Split
 
 _UBYTE = 0x08  # idx: element type in the third byte of the magic number, dimensions in the fourth
+_UNPACKED_MD5 = {
+    "train-images-idx3-ubyte.gz": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
+    "train-labels-idx1-ubyte.gz": "9018921c3c673c538a1fc5bad174d6f9",
+    "t10k-images-idx3-ubyte.gz": "8181f5470baa50b63fa0f6fddb340f0a",
+    "t10k-labels-idx1-ubyte.gz": "15d484375f8d13e6eb1aabb0c3f46965",
+}
 _MAX_BYTES = 64 << 20  # unpacked, against bombs: the largest original has 47 MB
 
 
@@ -39,23 +46,33 @@ def load(request: Request) -> Source:
 
 def _read(request: Request, filename: str, md5: str) -> np.ndarray:
     raw = request.data_dir / "FashionMNIST" / "raw"
-    plain = next((p / filename[:-3] for p in (raw, request.data_dir) if (p / filename[:-3]).is_file()), None)
-    packed = [p for p in (raw, request.data_dir) if (p / filename).is_file()]
-    if plain is not None and not packed:
-        return _idx(plain)
-    archive = fetch.Archive(filename, FashionMNIST.mirrors[0] + filename, md5, max_size=_MAX_BYTES)
-    return _idx(fetch.obtain(archive, raw, request.progress, also_in=[request.data_dir]))
-
-
-def _idx(path: Path) -> np.ndarray:
+    names = (filename, filename.removesuffix(".gz"))
+    path = next((p / name for name in names for p in (raw, request.data_dir) if (p / name).is_file()), None)
+    if path is None:
+        archive = fetch.Archive(filename, FashionMNIST.mirrors[0] + filename, md5, max_size=_MAX_BYTES)
+        path = fetch.obtain(archive, raw, request.progress)
     try:
         with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
             content = file.read(_MAX_BYTES)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} is damaged: {one_line(error)}; move it away and get it again") from error
+    # Debian compresses the same files anew; for unpacked ones torchvision has no checksum either
+    if path.suffix == ".gz" and _md5(content) != _UNPACKED_MD5[filename]:
+        fetch.verify(path, md5)
+    return _idx(content, path)
+
+
+def _md5(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+
+def _idx(content: bytes, path: Path) -> np.ndarray:
+    try:
         zeros, kind, dimensions = struct.unpack_from(">HBB", content)
         shape = struct.unpack_from(f">{dimensions}I", content, 4)
-    except (OSError, EOFError, zlib.error, struct.error) as error:
+    except struct.error as error:
         raise DataError(f"{path} is damaged: {one_line(error)}; move it away and get it again") from error
     start = 4 + 4 * dimensions
     if zeros or kind != _UBYTE or len(content) != start + math.prod(shape):
-        raise DataError(f"{path} is damaged: not an idx file of {shape} bytes; move it away and get it again")
+        raise DataError(f"{path} is damaged: its header and its length differ; move it away and get it again")
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy()

@@ -48,7 +48,7 @@ def load(request: Request) -> Source:
         raise DataError(f"{test_folder} has no class folders in it; {_LAYOUT}")
     train = _split(root / "train", class_names, class_names)
     test = _split(test_folder, test_classes, class_names)
-    return Source(train, test, class_names, root, common_square_size(train.paths))
+    return Source(train, test, class_names, root, common_square_size(train.paths, test.paths))
 
 
 def _classes(folder: Path) -> list[str]:

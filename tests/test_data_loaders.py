@@ -1,0 +1,285 @@
+"""Batches: what they hold, in which order, and that nothing but (seed, epoch, batch) decides it."""
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torchvision.transforms import v2
+
+import data
+from data import plan, randaug
+from data.augment import BatchTransform, crop, crop_by_pixel, pad_of
+from data.loaders import TestLoader, TrainLoader
+from data.stores import DeviceStore, HostStore
+
+CPU = torch.device("cpu")
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+
+
+def some_images(n=50, channels=3, side=16, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (n, channels, side, side), dtype=np.uint8)
+
+
+def train_loader(images, size=None, store="device", *, memory_format=torch.contiguous_format, **options):
+    size = size or images.shape[-1]
+    settings = {"batch_size": 16, "augment": True, "flip": True, "randaug": False, "seed": 0}
+    settings |= {"rank": 0, "world_size": 1} | options
+    transform = BatchTransform(size, MEAN, STD, CPU, torch.float32, memory_format)
+    if store == "device":
+        last = memory_format == torch.channels_last
+        store = DeviceStore(images, CPU, size, settings["augment"], last)
+    else:
+        store = HostStore(images, CPU)
+    # labels are sample indices, so that a batch tells which samples it shows
+    return TrainLoader(store, torch.arange(len(images)), transform, **settings)
+
+
+def epoch(loader, number=0, start=0):
+    loader.set_epoch(number, start)
+    return list(loader)
+
+
+def same(left, right):
+    return len(left) == len(right) and all(
+        torch.equal(a, c) and torch.equal(b, d) for (a, b), (c, d) in zip(left, right, strict=True)
+    )
+
+
+def reference(images, number, seed=0, batch=None):
+    """Crops, flips and normalises image by image with numpy, given the same draws."""
+    n, _, side, _ = images.shape
+    pad = pad_of(side)
+    order = plan.permutation(n, seed, number)
+    draws = plan.draw(n, seed, number, pad=pad, flip=True, randaug=False)
+    out = []
+    for position, sample in enumerate(order.tolist()):
+        padded = np.pad(images[sample], ((0, 0), (pad, pad), (pad, pad)))
+        top, left = int(draws.top[position]), int(draws.left[position])
+        one = padded[:, top : top + side, left : left + side]
+        one = one[:, :, ::-1] if draws.flip[position] else one
+        one = one.astype(np.float64) / 255
+        out.append((one - np.array(MEAN)[:, None, None]) / np.array(STD)[:, None, None])
+    return torch.from_numpy(np.stack(out))
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("store", ["device", "ram"])
+def test_augmented_batches_equal_a_per_image_reference(store, memory_format):
+    images = some_images()
+    batches = epoch(train_loader(images, store=store, memory_format=memory_format), 3)
+    shown = torch.cat([x for x, _ in batches]).double()
+    torch.testing.assert_close(shown, reference(images, 3), atol=1e-5, rtol=1e-5)
+    assert all(x.is_contiguous(memory_format=memory_format) for x, _ in batches)
+
+
+def test_crops_by_pixel_equal_those_of_the_strided_view():
+    padded = torch.from_numpy(some_images(20, side=20))
+    where = torch.arange(20), torch.arange(20) % 5, torch.arange(20) % 4
+    assert torch.equal(crop_by_pixel(padded, 16, *where), crop(padded, 16, *where))
+
+
+def test_normalisation_equals_torchvision():
+    images = torch.from_numpy(some_images())
+    chain = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)])
+    ours = BatchTransform(16, MEAN, STD, CPU, torch.float32, torch.contiguous_format).finish(images)
+    torch.testing.assert_close(ours, chain(images), atol=2e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_half_precision_batches_are_the_rounded_float32_ones(dtype):
+    images = torch.from_numpy(some_images())
+    full, half = (
+        BatchTransform(16, MEAN, STD, CPU, kind, torch.contiguous_format).finish(images)
+        for kind in (torch.float32, dtype)
+    )
+    assert half.dtype == dtype and torch.equal(half, full.to(dtype))
+
+
+def test_grey_images_become_three_equal_channels():
+    grey = some_images(channels=1)
+    (a, _), (b, _) = (next(iter(train_loader(x))) for x in (grey, np.repeat(grey, 3, axis=1)))
+    assert a.shape == (16, 3, 16, 16) and torch.equal(a, b)
+
+
+def test_digits_are_never_flipped_and_without_augmentation_nothing_changes():
+    d = data.build_data("digits", "unused", 0, 64, "cpu")
+    assert plan.draw(9, 0, 0, pad=1, flip=False, randaug=False).flip is None
+    assert d.train._kinds["flip"] is False
+    plain = data.build_data("digits", "unused", 0, 64, "cpu", augment=False, randaug=True)
+    first, again = (next(iter(plain.train))[0] for _ in range(2))
+    assert torch.equal(first, again)
+    from sklearn.datasets import load_digits
+
+    known = {image.tobytes() for image in np.rint(load_digits().images * 255 / 16).astype(np.uint8)}
+    pixels = (first * plain.std[0] + plain.mean[0]) * 255
+    assert all(x[0].round().byte().numpy().tobytes() in known for x in pixels)
+
+
+def test_every_epoch_shows_every_image_once_in_its_own_order():
+    loader = train_loader(some_images())
+    orders = [torch.cat([y for _, y in epoch(loader, e)]) for e in range(3)]
+    assert all(torch.equal(o.sort().values, torch.arange(50)) for o in orders)
+    assert not torch.equal(orders[0], orders[1]) and not torch.equal(orders[1], orders[2])
+    assert loader.num_samples == 50 and len(loader) == 4
+
+
+@pytest.mark.parametrize("store", ["device", "ram"])
+@pytest.mark.parametrize("randaug", [False, True])
+def test_starting_at_a_later_batch_gives_the_rest_of_the_same_epoch(store, randaug):
+    loader = train_loader(some_images(), store=store, randaug=randaug)
+    whole = epoch(loader, 5)
+    fresh = train_loader(some_images(), store=store, randaug=randaug)
+    assert same(epoch(fresh, 5, 2), whole[2:])
+    assert same(list(fresh), whole), "later iterations start at the first batch again"
+    assert epoch(fresh, 5, len(fresh)) == []
+
+
+def test_a_start_beyond_the_epoch_is_refused():
+    loader = train_loader(some_images())
+    for start in (-1, len(loader) + 1):
+        with pytest.raises(data.DataError, match="cannot start"):
+            loader.set_epoch(0, start)
+
+
+@pytest.mark.parametrize("randaug", [False, True])
+@pytest.mark.parametrize("world", [2, 3, 5])
+def test_the_ranks_parts_make_up_the_global_batch(world, randaug):
+    images = some_images()
+    alone = epoch(train_loader(images, randaug=randaug), 1)
+    ranks = [epoch(train_loader(images, randaug=randaug, rank=r, world_size=world), 1) for r in range(world)]
+    joined = [
+        tuple(torch.cat(parts) for parts in zip(*step, strict=True)) for step in zip(*ranks, strict=True)
+    ]
+    if 50 % 16 < 2 * world:  # the tail of two images is too small to share
+        alone = alone[:-1]
+    assert same(joined, alone)
+    sizes = (
+        [len(step[0][0]) for step in zip(*ranks, strict=True)],
+        [len(s[-1][0]) for s in zip(*ranks, strict=True)],
+    )
+    assert max(map(max, sizes)) - min(map(min, sizes)) <= 1
+
+
+@pytest.mark.parametrize(
+    ("samples", "batch", "world", "expected"),
+    [
+        (50, 16, 1, [(0, 16), (16, 32), (32, 48), (48, 50)]),
+        (49, 16, 1, [(0, 16), (16, 32), (32, 48)]),
+        (51, 16, 2, [(0, 16), (16, 32), (32, 48)]),
+        (3, 512, 1, [(0, 3)]),
+        (4, 1, 1, [(0, 1), (1, 2), (2, 3), (3, 4)]),
+    ],
+)
+def test_a_tail_below_two_images_a_rank_is_dropped(samples, batch, world, expected):
+    assert plan.train_batches(samples, batch, world) == expected
+
+
+@pytest.mark.parametrize(("samples", "batch", "world"), [(1, 8, 1), (3, 8, 2), (50, 3, 4)])
+def test_too_few_images_for_the_ranks_are_refused(samples, batch, world):
+    with pytest.raises(data.DataError):
+        plan.train_batches(samples, batch, world)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 7])
+def test_ranks_share_the_test_set_without_overlap_or_padding(world):
+    images = some_images(23)
+    transform = BatchTransform(16, MEAN, STD, CPU, torch.float32, torch.contiguous_format)
+    store = DeviceStore(images, CPU, 16, False, False)
+    loaders = [
+        TestLoader(store, torch.arange(23), transform, 4, rank=r, world_size=world) for r in range(world)
+    ]
+    batches = [batch for loader in loaders for batch in loader]
+    assert torch.cat([y for _, y in batches]).tolist() == list(range(23))
+    assert torch.equal(torch.cat([x for x, _ in batches]), transform.finish(torch.from_numpy(images)))
+    assert all(loader.num_samples == 23 and len(loader) == len(list(loader)) for loader in loaders)
+
+
+def test_more_ranks_than_test_images_leave_some_without():
+    assert [plan.rank_part(0, 2, r, 4) for r in range(4)] == [(0, 0), (0, 1), (1, 1), (1, 2)]
+
+
+@pytest.mark.parametrize("randaug", [False, True])
+def test_loading_leaves_the_global_random_state_alone(randaug):
+    torch.manual_seed(1)
+    before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    d = data.build_data("digits", "unused", 0, 64, "cpu", randaug=randaug, label_noise=0.2)
+    list(d.train), list(d.test)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert (np.random.get_state()[1] == numpy_before).all()  # noqa: NPY002
+
+
+def test_separate_processes_see_the_same_batches_and_other_seeds_others():
+    code = (
+        "import data, hashlib, sys; d = data.build_data('digits', 'x', 0, 300, 'cpu', randaug=True, "
+        "label_noise=.1, seed=int(sys.argv[1])); d.train.set_epoch(2); h = hashlib.sha256()\n"
+        "for x, y in d.train: h.update(x.numpy().tobytes() + y.numpy().tobytes())\n"
+        "print(h.hexdigest())"
+    )
+    root = Path(data.__file__).parents[1]
+    runs = [
+        subprocess.run([sys.executable, "-c", code, s], cwd=root, capture_output=True, text=True, check=True)
+        for s in ("7", "7", "8")
+    ]
+    digests = [run.stdout.strip() for run in runs]
+    assert len(digests[0]) == len(hashlib.sha256().hexdigest())
+    assert digests[0] == digests[1] != digests[2]
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.999])
+def test_label_noise_flips_exactly_its_share_uniformly_to_another_class(share):
+    labels = torch.arange(20000) % 10
+    noisy = plan.noisy_labels(labels, 10, share, seed=3)
+    changed = noisy != labels
+    assert changed.sum() == round(share * 20000)
+    shift = torch.bincount((noisy - labels)[changed] % 10, minlength=10)[1:]
+    assert shift.min() > 0.8 * shift.float().mean() and noisy.min() >= 0 and noisy.max() <= 9
+    assert torch.equal(noisy, plan.noisy_labels(labels, 10, share, seed=3))
+    assert not torch.equal(noisy, plan.noisy_labels(labels, 10, share, seed=4))
+
+
+def test_label_noise_leaves_test_labels_and_is_the_same_on_all_ranks():
+    clean = data.build_data("digits", "x", 0, 64, "cpu")
+    noisy = [
+        data.build_data("digits", "x", 0, 64, "cpu", label_noise=0.3, rank=r, world_size=2) for r in (0, 1)
+    ]
+    assert torch.equal(noisy[0].train._labels, noisy[1].train._labels)
+    assert (noisy[0].train._labels != clean.train._labels).sum() == round(0.3 * 1437)
+    assert torch.equal(noisy[0].test._labels, clean.test._labels)
+    assert "431 training labels flipped" in noisy[0].description
+
+
+@pytest.mark.parametrize("name", list(randaug.OPERATIONS))
+@pytest.mark.parametrize("sign", [1, -1])
+def test_randaugment_operations_are_torchvisions(name, sign):
+    images = torch.from_numpy(some_images(4, side=32))
+    theirs = v2.RandAugment()
+    magnitudes, signed = theirs._AUGMENTATION_SPACE[name]
+    values = magnitudes(31, 32, 32)
+    magnitude = 0.0 if values is None else float(values[9]) * (sign if signed else 1)
+    expected = theirs._apply_image_or_video_transform(
+        images, name, magnitude, interpolation=theirs.interpolation, fill=theirs._fill
+    )
+    difference = (randaug.OPERATIONS[name](images, sign).int() - expected.int()).abs()
+    assert (difference > 1).float().mean() < 1e-3  # rounding of the same angle may move a pixel
+
+
+def test_randaugment_treats_each_sample_as_it_would_be_alone():
+    images = torch.from_numpy(some_images(40, side=32))
+    ops = plan.draw(40, 0, 0, pad=0, flip=False, randaug=True).ops
+    together = randaug.randaugment(images, ops)
+    alone = torch.cat([randaug.randaugment(images[i : i + 1], ops[:, i : i + 1]) for i in range(40)])
+    assert torch.equal(together, alone)
+    assert not torch.equal(together, images)
+
+
+def test_larger_images_than_stored_are_resized_a_batch_at_a_time_like_torchvision():
+    images = some_images(side=8)
+    loader = train_loader(images, size=32, augment=False)
+    x, y = next(iter(loader))
+    wanted = v2.functional.resize(torch.from_numpy(images)[y], [32, 32], antialias=True)
+    assert torch.equal(x, loader._transform.finish(wanted))
+    assert next(iter(train_loader(images, size=32)))[0].shape == (16, 3, 32, 32)
