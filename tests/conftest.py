@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+# The tests run on several workers; a thread each is fastest. Before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -34,4 +37,4 @@ def command(script, *args):
 
 
 def environment(extra=None):
-    return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **(extra or {})}
+    return {**os.environ, "CUDA_VISIBLE_DEVICES": "", **(extra or {})}

@@ -1,0 +1,16 @@
+# Shorthand for the README's commands; nothing here that they do not do.
+.PHONY: demo test lint
+
+demo: .venv
+	.venv/bin/python train.py --dataset digits --net resnet18 --epochs 20 --bs 128
+
+test: .venv
+	.venv/bin/python -m pytest
+
+lint: .venv
+	.venv/bin/ruff check . && .venv/bin/ruff format --check .
+
+.venv: requirements.txt requirements-dev.txt
+	python3 -m venv .venv
+	.venv/bin/pip install -r requirements-dev.txt
+	touch .venv
