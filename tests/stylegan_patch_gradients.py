@@ -2,9 +2,10 @@
 
     python tests/stylegan_patch_gradients.py CLONE OURS
 
-CLONE is an untouched clone of stylegan2-ada-pytorch or stylegan3, OURS the loss file made for it. Needs no
-GPU: on a CPU the clone's custom ops run their reference code. Prints one line of JSON a case, and last the
-largest relative error. Run as a program because both clones call their packages `training` and `torch_utils`.
+CLONE is a clone of stylegan2-ada-pytorch or stylegan3, OURS the loss file made for it. Where apply.py has
+been at work (an untouched stylegan3 does not even import), the clone's own loss is loss_original.py. Needs
+no GPU: on a CPU the clone's custom ops run their reference code. Prints one line of JSON a case, and last
+the largest relative error. A program, because both clones call their packages `training` and `torch_utils`.
 """
 
 import argparse
@@ -112,7 +113,9 @@ def main():
     os.environ.pop("RLO_K", None)
     os.environ.pop("RLO_LS", None)
     sys.path.insert(0, str(args.clone))
-    theirs, ours = load(args.clone / "training" / "loss.py", "theirs"), load(args.ours, "ours")
+    original = args.clone / "training" / "loss_original.py"
+    theirs = load(original if original.exists() else original.with_name("loss.py"), "theirs")
+    ours = load(args.ours, "ours")
     is_3 = (args.clone / "training" / "networks_stylegan3.py").exists()
     plain, worst = F.softplus, 0.0
     for ls, k in (("ce", 2.0), ("rlo", 2.0), ("rlo", 5.0)):
