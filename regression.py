@@ -28,6 +28,16 @@ class OneLineParser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message}\n")
 
 
+class Defaults(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults where there is one to show, lists the way they are typed."""
+
+    def _get_help_string(self, action):
+        if isinstance(action.default, list):
+            typed = " ".join(v if isinstance(v, str) else f"{v:g}" for v in action.default)
+            return f"{action.help} (default: {typed})"
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
 def number(minimum, *, exclusive=False, kind=float):
     """An argparse type: a finite number ≥ (or >) `minimum`."""
 
@@ -54,10 +64,7 @@ def share(text):
 
 
 def parse_args(argv=None):
-    formatter = argparse.ArgumentDefaultsHelpFormatter
-    parser = OneLineParser(
-        prog="regression.py", description=__doc__.splitlines()[0], formatter_class=formatter
-    )
+    parser = OneLineParser("regression.py", description=__doc__.splitlines()[0], formatter_class=Defaults)
 
     data = parser.add_argument_group("data")
     names = "synthetic, madelon, wine, breast_cancer, digits, openml:<name>, or a .csv, .data or .svm file"

@@ -166,14 +166,13 @@ def plot_boundaries(path, dataset, runs, l2):
             )
         for run in runs:
             scores = run["problem"].scores(run["result"].w, grid)
-            decided = scores[:, 0] > 0 if scores.shape[1] == 1 else scores.argmax(axis=1)
+            plane = scores[0] + 0.5 if len(scores) == 1 else scores.argmax(axis=0)
             # Between the classes c and c + 1 lies c + ½, wherever the two regions meet.
             style = _style(run["index"])
             levels = np.arange(len(dataset.classes) - 1) + 0.5
-            plane = (decided if scores.shape[1] > 1 else scores[:, 0] + 0.5).reshape(300, 300)
             axis.contour(
                 *edges,
-                plane,
+                plane.reshape(300, 300),
                 levels=levels,
                 colors=style["color"],
                 linestyles=[(0, style["dashes"])] if "dashes" in style else "solid",
