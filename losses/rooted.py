@@ -43,7 +43,10 @@ def exact_range(dtype: torch.dtype, k: float, m: float) -> float:
 
 def expm1_then_linear(x: Tensor, start: float) -> Tensor:
     """e^x − 1 up to `start`, then its tangent there (so C¹), and constant from ``start + LINEAR_RANGE``."""
-    return torch.expm1(x.clamp(max=start)) + math.exp(start) * (x - start).clamp(0.0, LINEAR_RANGE)
+    # Masks rather than two clamps, whose slopes at the join itself would add up to something else.
+    beyond = x > start
+    line = torch.where(beyond, x - start, 0.0).clamp(max=LINEAR_RANGE)
+    return torch.expm1(torch.where(beyond, start, x)) + math.exp(start) * line
 
 
 def root_loss(

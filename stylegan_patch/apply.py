@@ -7,7 +7,7 @@
 The clone's own loss stays beside ours as training/loss_original.py. All originals are also kept in
 .rooted-loss/ in the clone, with the checksums by which a second run, or --revert, knows what is ours, what
 is NVIDIA's and what you have changed since. Files are replaced whole, one at a time: after a crash, run the
-same command again, or --revert. Needs nothing but Python. Exit code 2: nothing was changed, and why.
+same command again, or --revert. Needs nothing but Python. Exit code 2: not done, and why.
 """
 
 import argparse
@@ -205,9 +205,16 @@ def run(args):
     return [f"{root}: {kind.name}, {state}", *report, *after]
 
 
+class Parser(argparse.ArgumentParser):
+    """Says a mistake in one line, like everything else here."""
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
 def parse_args(argv=None):
     paragraphs = __doc__.split("\n\n")
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="apply.py",
         description=paragraphs[0],
         epilog="\n\n".join(paragraphs[2:]),

@@ -1,7 +1,8 @@
 """What apply.py knows of the two clones: how to tell them apart, and what today's libraries stop in them.
 
-Each mend is a substitution of a few characters within a line, found by running the published versions
-(stylegan2-ada-pytorch d72cc7d, stylegan3 c233a91) on PyTorch 2.15, NumPy 2.4, SciPy 1.17, setuptools 84.
+Each mend is a substitution of a few characters within a line. Most were found by running the published
+versions (stylegan2-ada-pytorch d72cc7d, stylegan3 c233a91) on PyTorch 2.15, NumPy 2.4, SciPy 1.17 and
+setuptools 84; those of distutils, of SciPy 1.18 and of grid_sample by reading and from reports.
 """
 
 import re

@@ -216,6 +216,12 @@ def test_rlo_is_continuously_differentiable_where_the_line_begins():
     torch.testing.assert_close(grad[0], grad[1], rtol=1e-5, atol=0)
 
 
+def test_the_slope_at_the_very_join_is_that_of_both_sides():
+    x = torch.tensor([2.0, 2.0 - 1e-9, 2.0 + 1e-9], dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(losses.rooted.expm1_then_linear(x, 2.0).sum(), x)
+    torch.testing.assert_close(slope, torch.full_like(slope, math.exp(2)))
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", CLASS_LOSSES)
 def test_half_precision_is_computed_in_float32(name, dtype, batch):
