@@ -14,51 +14,54 @@ def pad_of(image_size: int) -> int:
     return image_size // 8
 
 
-def crop_view(padded: torch.Tensor, size: int) -> torch.Tensor:
-    """All square crops of all images, without a copy.
-
-    Parameters
-    ----------
-    padded : Tensor, shape (N, C, H, W)
-    size : int
-        Side of the crops.
-
-    Returns
-    -------
-    Tensor, shape (N, H - size + 1, W - size + 1, C, size, size)
-        Indexing it with (sample, top, left), three tensors of shape (B,), gathers a batch of crops in one
-        pass over memory.
-    """
-    n, c, h, w = padded.shape
-    sn, sc, sh, sw = padded.stride()
-    return padded.as_strided((n, h - size + 1, w - size + 1, c, size, size), (sn, sh, sw, sc, sh, sw))
-
-
 def crop(padded: torch.Tensor, size: int, index: torch.Tensor, top, left) -> torch.Tensor:
     """Gather the crop at (top, left) of each indexed image.
 
     Parameters
     ----------
     padded : Tensor, shape (N, C, H, W)
+        Contiguous or channels last.
     size : int
+        Side of the crops.
     index, top, left : Tensor of int64, shape (B,)
         On the device of `padded`.
 
     Returns
     -------
     Tensor, shape (B, C, size, size)
+        Channels innermost if they are so in `padded`; dense except on the CPU.
     """
-    if padded.device.type not in ("cpu", "cuda"):
-        return crop_by_pixel(padded, size, index, top, left)
-    view = crop_view(padded, size)
+    if padded.device.type == "cpu":
+        return _crop_by_run(padded, size, index, top, left)
+    if padded.device.type == "cuda":
+        return _crop_by_view(padded, size, index, top, left)
+    return _crop_by_pixel(padded, size, index, top, left)
+
+
+def _crop_by_run(padded, size, index, top, left):
+    # From a crop's first byte to its last is one run of memory, copied at once; the columns between its rows
+    # come along and are skipped by the strides of the result. Every run is a row of one overlapping view.
+    c = padded.shape[1]
+    sn, sc, sh, sw = padded.stride()
+    run = (c - 1) * sc + (size - 1) * (sh + sw) + 1
+    view = padded.as_strided((padded.numel() - run + 1, run), (1, 1))
+    runs = view.index_select(0, index * sn + top * sh + left * sw)
+    return runs.as_strided((len(index), c, size, size), (run, sc, sh, sw))
+
+
+def _crop_by_view(padded, size, index, top, left):
+    # all crops of all images as one view; indexing it gathers a batch in one kernel
+    n, c, h, w = padded.shape
+    sn, sc, sh, sw = padded.stride()
+    view = padded.as_strided((n, h - size + 1, w - size + 1, c, size, size), (sn, sh, sw, sc, sh, sw))
     if padded.is_contiguous():
         return view[index, top, left]
-    # channels innermost: gather rows of pixels as they lie, so that each is one run of bytes
+    # channels innermost: written as they are read
     return view.permute(0, 1, 2, 4, 5, 3)[index, top, left].permute(0, 3, 1, 2)
 
 
-def crop_by_pixel(padded: torch.Tensor, size: int, index: torch.Tensor, top, left) -> torch.Tensor:
-    """`crop` for devices (mps) that would copy out the whole strided view, every crop of every image."""
+def _crop_by_pixel(padded, size, index, top, left):
+    # for devices (mps) that would copy out the whole strided view, every crop of every image
     run = torch.arange(size, device=padded.device)
     channels = torch.arange(padded.shape[1], device=padded.device)[None, :, None, None]
     rows, columns = (top[:, None] + run)[:, None, :, None], (left[:, None] + run)[:, None, None, :]
@@ -136,14 +139,23 @@ class BatchTransform:
             out = torch.empty(shape, dtype=self.dtype, device=self.device, memory_format=self.memory_format)
             return torch.addcmul(self.bias, images, self.scale, out=out)
         # elsewhere mixed types would be converted to temporary tensors; in place is three lean passes
-        out = torch.empty(shape, device=self.device, memory_format=self.memory_format)
-        return out.copy_(images).mul_(self.scale).add_(self.bias).to(self.dtype)
+        if self.memory_format == torch.channels_last:
+            # rows of pixels, with the channels' factors repeated along them: three at a time would be slow
+            rows = images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).flatten(2)
+            scale, bias = (t.flatten().repeat(self.size) for t in (self.scale, self.bias))
+            out = torch.empty(rows.shape, device=self.device).copy_(rows).mul_(scale).add_(bias)
+            return out.view(len(images), self.size, self.size, 3).permute(0, 3, 1, 2).to(self.dtype)
+        out = torch.empty(shape, device=self.device).copy_(images).mul_(self.scale).add_(self.bias)
+        return out.to(self.dtype, memory_format=self.memory_format)
 
     def _flip(self, images: torch.Tensor, flip: torch.Tensor) -> torch.Tensor:
-        if self.device.type == "cpu":  # half the images, in place
-            chosen = flip.nonzero()[:, 0]
-            images[chosen] = images[chosen].flip(-1)
-            return images
-        # without an index list, whose length the host would have to wait for
+        if self.device.type == "cpu":
+            # both ways, then whole images picked: faster than choosing pixel by pixel
+            width, inner = (2, (0, 2, 3, 1)) if images.stride(1) == 1 else (3, (0, 1, 2, 3))
+            images = images.permute(inner)  # in the order of memory, which index_select keeps
+            both = torch.cat([images, images.flip(width)])
+            picked = both.index_select(0, torch.arange(len(images)) + len(images) * flip)
+            return picked if width == 3 else picked.permute(0, 3, 1, 2)
+        # no list of the images to flip, whose length the host would have to wait for
         flip = flip.to(self.device, non_blocking=True)
         return torch.where(flip[:, None, None, None], images.flip(-1), images)

@@ -139,7 +139,9 @@ def build_data(
             where = _choose(cache, device, source, stored, size, augment)
             arrays = None if where == "none" else _arrays(request, source, stored, workers)
         mean, std = _statistics(entry, source.train, arrays, stored, workers)
-        stores = _stores(where, source, arrays, device, stored, size, augment, memory_format, workers)
+        stores = _stores(
+            where, source, arrays, device, size, stored, augment, entry.flip, memory_format, workers
+        )
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise DataError(f"{name}: the decoded images do not fit into memory; use --cache none") from error
 
@@ -268,13 +270,11 @@ def _statistics(entry: Dataset, train: Split, arrays, size: int, workers: int):
     return tuple(tuple(float(x) for x in np.broadcast_to(v, 3)) for v in (mean, std))
 
 
-def _stores(where, source: Source, arrays, device, stored, size, augment, memory_format, workers):
+def _stores(where, source: Source, arrays, device, size, stored, augment, flip, memory_format, workers):
     if where == "none":
         return [Stream(s.paths, stored, device, workers) for s in (source.train, source.test)]
     if where == "ram":
         return [HostStore(images, device) for images in arrays]
     last = memory_format == torch.channels_last
-    return [
-        DeviceStore(images, device, size, crops, last)
-        for images, crops in zip(arrays, (augment, False), strict=True)
-    ]
+    train = DeviceStore(arrays[0], device, size, augment, last, mirror=flip)
+    return [train, DeviceStore(arrays[1], device, size, False, last)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 
@@ -88,9 +89,10 @@ class TrainLoader:
     def _epoch_batches(self, order, draws, parts):
         # one copy an epoch, so that no batch has to wait for its indices
         order_here = order.to(self._labels.device, non_blocking=True)
+        todo = replace(draws, flip=None) if draws is not None and self._store.flips else draws
         images = self._store.train_batches(order, order_here, draws, parts, self._transform)
         for (first, last), batch in zip(parts, images, strict=True):
-            drawn = None if draws is None else draws[first:last]
+            drawn = None if todo is None else todo[first:last]
             labels = self._labels[order_here[first:last]]
             yield self._transform.finish(batch, drawn), labels
 

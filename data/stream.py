@@ -162,6 +162,7 @@ class Stream:
             atexit.register(_close, weakref.ref(self))
 
     num_bytes = 0
+    flips = False
 
     def close(self) -> None:
         """End the workers; the next pass would start new ones."""

@@ -12,7 +12,7 @@ from torchvision.transforms import v2
 
 import data
 from data import plan, randaug
-from data.augment import BatchTransform, crop, crop_by_pixel, pad_of
+from data.augment import BatchTransform, _crop_by_pixel, _crop_by_run, _crop_by_view, pad_of
 from data.loaders import TestLoader, TrainLoader
 from data.stores import DeviceStore, HostStore
 
@@ -29,9 +29,9 @@ def train_loader(images, size=None, store="device", *, memory_format=torch.conti
     settings = {"batch_size": 16, "augment": True, "flip": True, "randaug": False, "seed": 0}
     settings |= {"rank": 0, "world_size": 1} | options
     transform = BatchTransform(size, MEAN, STD, CPU, torch.float32, memory_format)
-    if store == "device":
+    if store in ("device", "mirrored"):
         last = memory_format == torch.channels_last
-        store = DeviceStore(images, CPU, size, settings["augment"], last)
+        store = DeviceStore(images, CPU, size, settings["augment"], last, mirror=store == "mirrored")
     else:
         store = HostStore(images, CPU)
     # labels are sample indices, so that a batch tells which samples it shows
@@ -67,7 +67,7 @@ def reference(images, number, seed=0, batch=None):
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("store", ["device", "ram"])
+@pytest.mark.parametrize("store", ["device", "mirrored", "ram"])
 def test_augmented_batches_equal_a_per_image_reference(store, memory_format):
     images = some_images()
     batches = epoch(train_loader(images, store=store, memory_format=memory_format), 3)
@@ -76,10 +76,13 @@ def test_augmented_batches_equal_a_per_image_reference(store, memory_format):
     assert all(x.is_contiguous(memory_format=memory_format) for x, _ in batches)
 
 
-def test_crops_by_pixel_equal_those_of_the_strided_view():
-    padded = torch.from_numpy(some_images(20, side=20))
-    where = torch.arange(20), torch.arange(20) % 5, torch.arange(20) % 4
-    assert torch.equal(crop_by_pixel(padded, 16, *where), crop(padded, 16, *where))
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("way", [_crop_by_run, _crop_by_view, _crop_by_pixel])
+def test_every_way_to_crop_takes_the_same_pixels(way, memory_format):
+    padded = torch.from_numpy(some_images(20, side=20)).to(memory_format=memory_format)
+    index, top, left = torch.arange(19, -1, -1), torch.arange(20) % 5, torch.arange(20) % 4 + 1
+    expected = [padded[i, :, t : t + 16, x : x + 16] for i, t, x in zip(index, top, left, strict=True)]
+    assert torch.equal(way(padded, 16, index, top, left), torch.stack(expected))
 
 
 def test_normalisation_equals_torchvision():

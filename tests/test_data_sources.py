@@ -1,13 +1,11 @@
 """The named data sets, through small files in their original layouts; missing, damaged and hostile ones."""
 
 import dataclasses
-import gzip
 import hashlib
 import io
 import json
 import os
 import pickle
-import struct
 import tarfile
 import urllib.error
 import urllib.request
@@ -264,53 +262,6 @@ def test_food_101_missing_damaged_or_with_lists_that_point_elsewhere_is_refused(
     (tmp_path / "food-101" / "images" / "ramen" / "100.jpg").unlink()
     lists.write_text('{"ramen": [], "apple_pie": ["apple_pie/0"]}')
     refused("food-101", tmp_path, "100.jpg", "missing")
-
-
-@pytest.fixture
-def fashion(tmp_path, monkeypatch):
-    """Five training and three test images; returns the gzipped files by name and the test images."""
-    files, tests = {}, None
-    for split, n in (("train", 5), ("t10k", 3)):
-        tests = RNG.integers(0, 256, (n, 28, 28), dtype=np.uint8)
-        head = struct.pack(">HBBIII", 0, 8, 3, n, 28, 28)
-        files[f"{split}-images-idx3-ubyte.gz"] = gzip.compress(head + tests.tobytes())
-        labels = struct.pack(">HBBI", 0, 8, 1, n) + bytes(range(n))
-        files[f"{split}-labels-idx1-ubyte.gz"] = gzip.compress(labels)
-    monkeypatch.setattr(datasets.FashionMNIST, "resources", [(n, md5(c)) for n, c in files.items()])
-    return files, tests
-
-
-@pytest.mark.parametrize("place", ["FashionMNIST/raw", "."])
-@pytest.mark.parametrize("packed", [True, False])
-def test_fashion_mnist_is_read_packed_and_unpacked(fashion, tmp_path, place, packed, offline):
-    files, images = fashion
-    (tmp_path / place).mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        target = tmp_path / place / name
-        target.write_bytes(content) if packed else target.with_suffix("").write_bytes(
-            gzip.decompress(content)
-        )
-    d = build("FashionMNIST", tmp_path)
-    assert np.array_equal(pixels(d), np.repeat(images[:, None], 3, axis=1))
-    assert next(iter(d.test))[1].tolist() == [0, 1, 2] and d.class_names[9] == "Ankle boot"
-    assert d.image_size == 28 and not offline
-
-
-def test_damaged_fashion_mnist_files_are_named(fashion, tmp_path, offline):
-    files, _ = fashion
-    for name, content in files.items():
-        (tmp_path / name).write_bytes(content)
-    name, content = next(iter(files.items()))
-    refused("fashion-mnist", tmp_path / "none", name, md5(content), datasets.FashionMNIST.mirrors[0] + name)
-    other = gzip.compress(gzip.decompress(content)[:-1] + b"x")
-    (tmp_path / name).write_bytes(other)
-    refused("fashion-mnist", tmp_path, tmp_path / name, md5(other), md5(content))
-    (tmp_path / name).write_bytes(content[:-20])
-    refused("fashion-mnist", tmp_path, tmp_path / name, "damaged")
-    (tmp_path / name).unlink()
-    for plain in (gzip.decompress(content)[:-1], b"", b"\0" * 100):
-        (tmp_path / name).with_suffix("").write_bytes(plain)
-        refused("fashion-mnist", tmp_path, tmp_path / name.removesuffix(".gz"), "damaged")
 
 
 @pytest.mark.skipif("ROOTED_DATA" not in os.environ, reason="needs the real archives")
