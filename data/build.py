@@ -16,7 +16,7 @@ from torchvision.transforms.v2 import functional as F
 
 from . import diskcache, plan
 from .augment import BatchTransform, pad_of
-from .errors import DataError
+from .errors import DataError, one_line
 from .images import evenly_spaced
 from .loaders import TestLoader, TrainLoader
 from .memory import CACHES, choose_cache
@@ -127,9 +127,11 @@ def build_data(
     """
     device = torch.device(device)
     _check(image_size, batch_size, label_noise, cache, workers, rank, world_size, dtype)
+    if "\0" in str(data_dir):
+        raise DataError(f"data directory {str(data_dir)!r} has a null character in it")
     key, entry, path = resolve(name)
     workers = usable_workers(workers)
-    request = Request(key, Path(data_dir).expanduser(), path, progress and rank == 0)
+    request = Request(key, Path(os.path.expanduser(data_dir)), path, progress and rank == 0)
     try:
         with _local_rank_zero_first():
             source = entry.load(request)
@@ -142,6 +144,8 @@ def build_data(
         stores = _stores(
             where, source, arrays, device, size, stored, augment, entry.flip, memory_format, workers
         )
+    except OSError as error:  # a folder that cannot be read, a file gone since it was listed, …
+        raise DataError(f"{name}: {one_line(error)}") from error
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise DataError(f"{name}: the decoded images do not fit into memory; use --cache none") from error
 

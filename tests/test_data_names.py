@@ -48,6 +48,16 @@ def test_values_out_of_range_are_refused(tmp_path, options):
     assert "\n" not in str(error.value) and str(next(iter(options.values()))) in str(error.value)
 
 
+@pytest.mark.parametrize("path", ["~nobody/x", "a\0b", "x" * 5000, "/etc/passwd", "a\nb", "."])
+@pytest.mark.parametrize("name", ["folder:{}", "cifar10", "tiny-imagenet", "food-101", "fashion-mnist"])
+def test_odd_paths_end_in_one_line(tmp_path, monkeypatch, name, path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: (_ for _ in ()).throw(OSError("offline")))
+    with pytest.raises(data.DataError) as error:
+        build(name.format(path), path)
+    assert "\n" not in str(error.value)
+
+
 def test_names_are_listed_without_importing_torch():
     code = "import sys, data; assert 'torch' not in sys.modules; print(*data.list_datasets())"
     root = Path(data.__file__).parents[1]

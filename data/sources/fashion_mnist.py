@@ -39,6 +39,8 @@ def load(request: Request) -> Source:
     for images, labels in (arrays[:2], arrays[2:]):
         if images.ndim != 3 or labels.shape != images.shape[:1] or images.shape[1] != images.shape[2]:
             raise DataError(f"fashion-mnist: images {images.shape} and labels {labels.shape} do not match")
+        if labels.max(initial=0) >= len(FashionMNIST.classes):
+            raise DataError(f"fashion-mnist: label {labels.max()} is not one of its ten classes")
         splits.append(Split(labels.astype(np.int64), images[:, None]))
     train, test = splits
     return Source(train, test, list(FashionMNIST.classes), common_size=train.images.shape[-1])

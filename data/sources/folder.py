@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ def load(request: Request) -> Source:
         No such folder, a split or its images missing, fewer than two classes, an empty class, or a
         class that only the test split has.
     """
-    root = Path(request.path).expanduser()
+    root = Path(os.path.expanduser(request.path))
     if not root.is_dir():
         raise DataError(f"folder {root} does not exist; {_LAYOUT} in it")
     test_folder = next((root / name for name in ("val", "test") if (root / name).is_dir()), None)
