@@ -1,5 +1,6 @@
 """Logistic and rooted logistic regression as functions of the weights: value, gradient, Hessian, bounds."""
 
+import contextlib
 import math
 
 import numpy as np
@@ -8,6 +9,21 @@ import torch.nn.functional as F
 
 from losses.base import check_real
 from losses.rooted import exact_range, rlo_loss
+
+
+@contextlib.contextmanager
+def one_torch_thread():
+    """Keep torch from sharing out vectors as short as these to threads, for which it has to wait.
+
+    Beside the threads of BLAS that made fits of milliseconds take a second on two busy cores. The products
+    with X, where the time goes on large data, are NumPy's and keep their threads.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class Objective:
@@ -69,7 +85,10 @@ class Objective:
         """W x + b for every row of X (default: the training data), shape (1 or n_classes, n)."""
         X = self.X if X is None else X
         W = w.reshape(self.rows, self.columns)
-        return W[:, :-1] @ X.T + W[:, -1:] if self.fit_intercept else W @ X.T
+        d = X.shape[1]
+        # For one row a matrix-vector product: BLAS spends threads on the product of a flat matrix.
+        scores = (X @ W[0, :d])[None] if self.rows == 1 else W[:, :d] @ X.T
+        return scores + W[:, d:] if self.fit_intercept else scores
 
     def _logits(self, scores):
         """(1, C, n) from (1 or C, n): of two classes the first has logit 0."""
@@ -99,7 +118,7 @@ class Objective:
         W = w.reshape(self.rows, self.columns)
         d = self.X.shape[1]
         gradient = np.empty_like(W)
-        np.matmul(residual, self.X, out=gradient[:, :d])
+        gradient[:, :d] = residual[0] @ self.X if self.rows == 1 else residual @ self.X
         if self.fit_intercept:
             gradient[:, d] = residual.sum(axis=1)
         value = float(losses @ self.share)

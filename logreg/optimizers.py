@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import scipy.optimize
 
+from .objectives import one_torch_thread
+
 ARMIJO = 1e-4
 # A value this many times the first one is not a detour any more.
 DIVERGED = 1e6
@@ -188,6 +190,6 @@ def minimize(name, objective, *, tol, max_iter, lr=None, on_iterate=None) -> Res
         return True
 
     # A diverging run overflows on its way; `observe` says so in words.
-    with np.errstate(over="ignore", invalid="ignore"):
+    with one_torch_thread(), np.errstate(over="ignore", invalid="ignore"):
         OPTIMIZERS[name](objective, w, observe, **options)
     return result

@@ -11,7 +11,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from logreg.objectives import Objective
+from logreg.objectives import Objective, one_torch_thread
 from logreg.optimizers import minimize
 
 OBJECTIVES = ("rlo", "logistic")
@@ -149,7 +149,7 @@ class RootedLogisticRegression(ClassifierMixin, BaseEstimator):
             return result.w, max(result.iterations, 1), problem
         # The options are scikit-learn's, so that `tol` means the same there and here.
         options = {"maxiter": self.max_iter, "maxls": 50, "gtol": self.tol, "ftol": 64 * np.finfo(float).eps}
-        with np.errstate(over="ignore", invalid="ignore"):
+        with one_torch_thread(), np.errstate(over="ignore", invalid="ignore"):
             result = scipy.optimize.minimize(
                 objective.value_and_gradient,
                 np.zeros(objective.size),
