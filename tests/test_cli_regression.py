@@ -1,0 +1,184 @@
+"""The regression.py command: what it prints, writes and refuses, and its exit codes."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import regression
+
+SCRIPT = str(Path(regression.__file__).resolve())
+SMALL = ["--n", "60", "--k", "2", "--l2", "0.01"]
+
+
+def run(*arguments, cwd=None):
+    return subprocess.run(
+        [sys.executable, SCRIPT, *arguments], capture_output=True, text=True, cwd=cwd, timeout=300
+    )
+
+
+def rows(out):
+    with open(out / "results.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_help_shows_grouped_flags_and_loads_no_heavy_library():
+    code = f"""
+import runpy, sys
+sys.argv = ["regression.py", "--help"]
+try:
+    runpy.run_path({SCRIPT!r}, run_name="__main__")
+except SystemExit as done:
+    assert done.code == 0
+assert not {{"torch", "numpy", "sklearn", "scipy", "matplotlib"}} & set(sys.modules)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+    for group in ("data:", "synthetic data:", "objectives:", "optimisers:", "run:"):
+        assert group in result.stdout
+    assert "(default: 2 3 5 10)" in result.stdout
+
+
+def test_one_command_writes_the_table_and_the_plots_and_nothing_outside_out(tmp_path):
+    result = run(*SMALL, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    out = tmp_path / "runs" / "regression-synthetic"
+    assert [p.name for p in tmp_path.iterdir()] == ["runs"]
+    assert sorted(p.name for p in out.iterdir()) == [
+        "boundaries_l2=0.01.png",
+        "condition.png",
+        "config.json",
+        "convergence_iterations_l2=0.01.png",
+        "convergence_seconds_l2=0.01.png",
+        "losses.png",
+        "results.csv",
+    ]
+    table = rows(out)
+    assert len(table) == 2 * 4  # logistic and one k, four optimisers
+    assert {row["status"] for row in table} == {"converged"}
+    assert result.stdout.splitlines()[-1] == "table and plots · runs/regression-synthetic"
+
+
+def test_same_seed_gives_the_same_table_but_for_the_seconds(tmp_path, capsys):
+    tables = []
+    for name in ("a", "b"):
+        assert regression.main([*SMALL, "--optimizer", "lbfgs", "--out", str(tmp_path / name)]) == 0
+        tables.append([{**row, "seconds": ""} for row in rows(tmp_path / name)])
+    assert tables[0] == tables[1]
+    capsys.readouterr()
+
+
+def test_separable_data_without_l2_are_said_to_have_no_minimum(tmp_path, capsys):
+    arguments = ["--margin", "0.5", "--l2", "0", "--k", "3", "--optimizer", "gd", "--max-iter", "50"]
+    assert regression.main([*arguments, "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert ">50" in printed
+    assert "not reached" in printed
+    assert "separable" in printed
+
+
+def test_multinomial_data_with_a_step_of_its_own(tmp_path, capsys):
+    arguments = [
+        "--dataset",
+        "wine",
+        "--k",
+        "3",
+        "--l2",
+        "0.01",
+        "--optimizer",
+        "nesterov",
+        "--lr",
+        "0.02",
+        "0.05",
+    ]
+    assert regression.main([*arguments, "--tol", "1e-3", "--out", str(tmp_path)]) == 0
+    assert [row["step"] for row in rows(tmp_path)] == ["0.02", "0.05"] * 2
+    assert "nesterov lr=0.02" in capsys.readouterr().out
+
+
+def test_divergence_exits_3_with_one_line_and_keeps_the_other_results(tmp_path, capsys):
+    code = regression.main([*SMALL, "--optimizer", "gd", "--lr", "0.1", "1e5", "--out", str(tmp_path)])
+    error = capsys.readouterr().err
+    assert code == 3
+    assert error.count("\n") == 1
+    assert "diverged with gd lr=100000" in error
+    assert "1/L =" in error
+    assert {row["status"] for row in rows(tmp_path)} == {"converged", "diverged"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--k", "0.5"], "argument --k: must be a number ≥ 1, got '0.5'"),
+        (["--k", "nan"], "--k"),
+        (["--l2", "-1"], "--l2"),
+        (["--tol", "0"], "--tol"),
+        (["--lr", "0"], "--lr"),
+        (["--max-iter", "2.5"], "must be a whole number"),
+        (["--n", "1"], "--n"),
+        (["--test-size", "1"], "--test-size"),
+        (["--margin", "-1"], "--margin"),
+        (["--optimizer", "adam"], "--optimizer"),
+        (["--dataset", "wine", "--test-file", "x.csv"], "--test-file goes with a file"),
+        (["--nonsense"], "unrecognized arguments: --nonsense"),
+    ],
+)
+def test_wrong_usage_exits_2_with_one_line(arguments, message, capsys):
+    with pytest.raises(SystemExit) as exit:
+        regression.main(arguments)
+    error = capsys.readouterr().err
+    assert exit.value.code == 2
+    assert error.count("\n") == 1
+    assert message in error
+
+
+@pytest.mark.parametrize(
+    ("content", "extra", "message"),
+    [
+        (None, [], "no such file"),
+        ("1,red,a\n2,blue,b\n", [], "not numeric"),
+        ("1,2,a\n2,nan,b\n", [], "missing"),
+        ("1,2,a\n2,3,a\n", [], "one class only"),
+        ("1,2,a\n", [], "at least two"),
+        ("1,2,a\n2,3,b\n", ["--target", "size"], "unknown target"),
+    ],
+)
+def test_bad_data_exit_2_with_one_line(tmp_path, content, extra, message, capsys):
+    path = tmp_path / "t.csv"
+    if content is not None:
+        path.write_text(content)
+    assert regression.main(["--dataset", str(path), *extra, "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert message in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_data_set_exits_2_without_a_traceback():
+    result = run("--dataset", "brest_cancer")
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr.count("\n") == 1
+    assert "did you mean breast_cancer?" in result.stderr
+
+
+def test_a_test_file_and_a_target_by_name(tmp_path, capsys):
+    lines = [f"{i % 2},{i % 7},{(i * 5) % 11 + 4 * (i % 2)}" for i in range(40)]
+    for name in ("train", "test"):
+        (tmp_path / f"{name}.csv").write_text("sick,age,weight\n" + "\n".join(lines) + "\n")
+    files = ["--dataset", str(tmp_path / "train.csv"), "--test-file", str(tmp_path / "test.csv")]
+    code = regression.main(
+        [*files, "--target", "sick", "--l2", "0.1", "--k", "3", "--out", str(tmp_path / "out")]
+    )
+    assert code == 0
+    assert "40 training and 40 test samples, 2 features, 2 classes" in capsys.readouterr().out
+    assert all(row["train_accuracy"] == row["test_accuracy"] for row in rows(tmp_path / "out"))
+
+
+def test_newton_with_too_many_parameters_is_refused(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(regression, "LARGEST_HESSIAN", 13)
+    assert regression.main(["--d", "13", "--out", str(tmp_path)]) == 2
+    assert "a Hessian of 14 × 14; leave it out of --optimizer" in capsys.readouterr().err
