@@ -181,11 +181,15 @@ def write_results(out, args, dataset, runs):
             plots.plot_convergence(out / f"convergence_{x}_l2={l2:g}.png", runs, l2, x, dataset.name)
         if dataset.X_train.shape[1] == 2:
             here = [run for (run_l2, _), run in best.items() if run_l2 == l2]
-            plots.plot_boundaries(out / f"boundaries_l2={l2:g}.png", dataset, here, l2)
+            settled = table.has_minimum(runs, l2)
+            title = f"decision boundaries, l2 = {l2:g}" + " (no minimum: last iterates)" * (not settled)
+            plots.plot_boundaries(out / f"boundaries_l2={l2:g}.png", dataset, here, title)
     conditions = {}
     for (l2, k), run in best.items():
-        conditions.setdefault(l2, {})[k] = run["row"]["condition"]
-    plots.plot_condition(out / "condition.png", conditions, dataset.name)
+        if table.has_minimum(runs, l2):
+            conditions.setdefault(l2, {})[k] = run["row"]["condition"]
+    if conditions:
+        plots.plot_condition(out / "condition.png", conditions, dataset.name)
 
 
 def main(argv=None) -> int:

@@ -12,7 +12,8 @@ from losses import root_loss, rooted_logistic_loss
 
 # Okabe & Ito's palette, without its yellow; black is kept for logistic regression.
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-DASHES = ((4, 1.5), (1, 1), (5, 1.5, 1, 1.5), (2.5, 1), (6, 2, 2, 2), (1, 2))
+# Five, so that with the six colours the first thirty lines all differ.
+DASHES = ((4, 1.5), (1, 1), (5, 1.5, 1, 1.5), (2.5, 1), (6, 2, 2, 2))
 MARKERS = "osD^vP"
 DPI = 100
 STYLE = {"font.size": 9, "axes.grid": True, "grid.alpha": 0.3, "axes.titlesize": 9.5, "figure.dpi": DPI}
@@ -22,7 +23,7 @@ def _style(i: int | None) -> dict:
     """Line style of the i-th k, or for None of logistic regression."""
     if i is None:
         return {"color": "black", "linewidth": 1.6}
-    return {"color": COLOURS[i % 6], "dashes": DASHES[i % 6], "linewidth": 1.6}
+    return {"color": COLOURS[i % 6], "dashes": DASHES[i % 5], "linewidth": 1.6}
 
 
 def _save(figure, path):
@@ -134,7 +135,7 @@ def plot_condition(path, conditions, title=""):
                 )
             if np.isfinite(by_k.get(None, np.inf)):
                 axis.axhline(
-                    by_k[None], color=COLOURS[i % 6], dashes=DASHES[i % 6], label=f"logistic, l2 = {l2:g}"
+                    by_k[None], color=COLOURS[i % 6], dashes=DASHES[i % 5], label=f"logistic, l2 = {l2:g}"
                 )
         axis.set(xscale="log", xlabel="root k", ylabel="λ$_{max}$ / λ$_{min}$ of the Hessian")
         low, high = axis.get_ylim()
@@ -148,7 +149,7 @@ def plot_condition(path, conditions, title=""):
         return _save(figure, path)
 
 
-def plot_boundaries(path, dataset, runs, l2):
+def plot_boundaries(path, dataset, runs, title):
     """Training data of two features and where each objective's solution changes its decision."""
     X, y = dataset.X_train, dataset.y_train
     edges = [np.linspace(X[:, j].min() - 0.3, X[:, j].max() + 0.3, 300) for j in (0, 1)]
@@ -180,6 +181,6 @@ def plot_boundaries(path, dataset, runs, l2):
             )
             axis.plot([], [], label=run["objective"], **style)
         axis.set(xlabel="feature 0 (standardised)", ylabel="feature 1 (standardised)")
-        axis.set_title(f"{dataset.name}: decision boundaries, l2 = {l2:g}")
+        axis.set_title(f"{dataset.name}: {title}")
         _legend_below(figure, axis, 7)
         return _save(figure, path)

@@ -52,7 +52,7 @@ def notes(rows, tol) -> list:
         "diverged": "! diverged",
     }
     lines = [remark for status, remark in remarks.items() if status in statuses]
-    if any(row["l2"] == 0 and row["margin"] > 0 for row in rows):
+    if any(row["l2"] == 0 for row in rows) and any(row["margin"] > 0 for row in rows):
         lines.append(
             "separable: a margin is positive, so without l2 there is no minimum and ||w|| has no bound"
         )
@@ -61,20 +61,28 @@ def notes(rows, tol) -> list:
     return lines
 
 
+def has_minimum(runs, l2) -> bool:
+    """False where some weights separate the data and nothing holds them back."""
+    return l2 > 0 or all(run["row"]["margin"] <= 0 for run in runs)
+
+
 def add_lowest(runs):
-    """The best value known for every objective: 0, its infimum, where a solution separates without l2."""
+    """The best value known for every objective; 0, its infimum, where it has no minimum."""
     for run in runs:
         alike = [r for r in runs if (r["k"], r["l2"]) == (run["k"], run["l2"])]
-        separable = run["l2"] == 0 and any(r["row"]["margin"] > 0 for r in alike)
         values = [v for r in alike for v in r["result"].values if math.isfinite(v)]
-        run["lowest"] = 0.0 if separable else min(values)
+        run["lowest"] = min(values) if has_minimum(runs, run["l2"]) else 0.0
 
 
 def solutions(runs):
-    """For every objective and l2 the run with the smallest final gradient."""
+    """For every objective and l2 the run with the smallest final gradient.
+
+    Without a minimum iterates of different optimisers are not comparable: the last optimiser's are taken.
+    """
     best = {}
     for run in runs:
         key = run["l2"], run["k"]
-        if key not in best or run["row"]["gradient_norm"] < best[key]["row"]["gradient_norm"]:
+        better = key in best and run["row"]["gradient_norm"] < best[key]["row"]["gradient_norm"]
+        if key not in best or better or not has_minimum(runs, run["l2"]):
             best[key] = run
     return best
