@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from losses.base import check_real
-from losses.rooted import exact_range, rlo_loss
+from losses.rooted import exact_range, expm1_then_linear
 
 
 @contextlib.contextmanager
@@ -73,7 +73,8 @@ class Objective:
         self._one_hot = F.one_hot(self._target, n_classes).transpose(1, 2).to(torch.float64).contiguous()
         if k is not None:
             # Beyond ℓ/k ≈ 691 the loss goes on as its tangent, so its slope stops growing there.
-            self._largest_factor = self.share * math.exp(exact_range(torch.float64, k, k))
+            self._exact_range = exact_range(torch.float64, k, k)
+            self._largest_factor = self.share * math.exp(self._exact_range)
             self._share_over_k = self.share / k
 
     @property
@@ -95,9 +96,11 @@ class Objective:
         return (torch.cat([torch.zeros_like(scores), scores]) if self.rows == 1 else scores)[None]
 
     def _sample_losses(self, logits):
+        """φ(ℓ) of every sample: ``rlo_loss`` at m = k, less its checks, which weigh on small data."""
+        entropy = F.cross_entropy(logits, self._target, reduction="none")[0]
         if self.k is None:
-            return F.cross_entropy(logits, self._target, reduction="none")[0]
-        return rlo_loss(logits, self._target, self.k, self.k, reduction="none")[0]
+            return entropy
+        return expm1_then_linear(entropy * (1 / self.k), self._exact_range) * self.k
 
     def value_and_gradient(self, w):
         """F and ∇F at the flat weights `w`: float, ndarray of shape (size,).
