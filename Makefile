@@ -2,7 +2,7 @@
 .PHONY: demo test lint
 
 demo: .venv
-	.venv/bin/python train.py --dataset digits --net resnet18 --epochs 20 --bs 128
+	.venv/bin/python train.py --dataset digits --net resnet18 --epochs 10 --bs 128
 
 test: .venv
 	.venv/bin/python -m pytest

@@ -2,7 +2,7 @@
 """Train an image classifier with a rooted loss, or with what rooted losses are compared with.
 
 python train.py                                                   ViT on CIFAR-10, root loss, k = m = 3
-python train.py --dataset digits --net resnet18 --epochs 20       embedded data, half a minute on a CPU
+python train.py --dataset digits --net resnet18 --epochs 10       embedded data, half a minute on a CPU
 python train.py --dataset cifar100 --net Swin --k 8 --m 10
 python train.py --resume runs/cifar10-ViT-root-k3-m3-seed0        go on where a run stopped
 torchrun --nproc_per_node=8 train.py --dataset food-101           8 GPUs, one machine
