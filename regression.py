@@ -8,7 +8,6 @@ Every objective (logistic, and rlo for each k) meets every l2 and every optimise
 it is known. The objectives are `logreg/objectives.py`, the optimisers `logreg/optimizers.py`.
 """
 
-import argparse
 import csv
 import json
 import math
@@ -16,89 +15,60 @@ import os
 import sys
 from pathlib import Path
 
+from engine.cli import Parser, number
+
 OPTIMIZERS = ("gd", "nesterov", "lbfgs", "newton")
 # More parameters than this, and a dense Hessian no longer fits in a moment or in memory.
 LARGEST_HESSIAN = 4000
 
 
-class OneLineParser(argparse.ArgumentParser):
-    """Wrong usage ends in one line, not in the whole synopsis."""
-
-    def error(self, message):
-        self.exit(2, f"{self.prog}: error: {message}\n")
-
-
-class Defaults(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows defaults where there is one to show, lists the way they are typed."""
-
-    def _get_help_string(self, action):
-        if isinstance(action.default, list):
-            typed = " ".join(v if isinstance(v, str) else f"{v:g}" for v in action.default)
-            return f"{action.help} (default: {typed})"
-        return action.help if action.default is None else super()._get_help_string(action)
-
-
-def number(minimum, *, exclusive=False, kind=float):
-    """An argparse type: a finite number ≥ (or >) `minimum`."""
-
-    def parse(text):
-        try:
-            value = kind(text)
-        except ValueError:
-            value = math.nan
-        if not math.isfinite(value) or value < minimum or (exclusive and value == minimum):
-            what = "a whole number" if kind is int else "a number"
-            sign = ">" if exclusive else "≥"
-            raise argparse.ArgumentTypeError(f"must be {what} {sign} {minimum}, got {text!r}")
-        return value
-
-    return parse
-
-
-def share(text):
-    """An argparse type: a number strictly between 0 and 1."""
-    value = number(0, exclusive=True)(text)
-    if value >= 1:
-        raise argparse.ArgumentTypeError(f"must be a number < 1, got {text!r}")
-    return value
-
-
 def parse_args(argv=None):
-    parser = OneLineParser("regression.py", description=__doc__.splitlines()[0], formatter_class=Defaults)
+    parser = Parser("regression.py", __doc__)
 
     data = parser.add_argument_group("data")
     names = "synthetic, madelon, wine, breast_cancer, digits, openml:<name>, or a .csv, .data or .svm file"
     data.add_argument("--dataset", default="synthetic", help=names)
     data.add_argument("--target", help="target column of a file: name or index (default: the last)")
     data.add_argument("--test-file", help="file with the test part (default: a stratified split)")
-    data.add_argument("--test-size", type=share, default=0.25, help="share of samples that is split off")
+    data.add_argument(
+        "--test-size",
+        type=number(float, 0, 1, above=True, below=True),
+        default=0.25,
+        help="share of samples that is split off",
+    )
     data.add_argument("--data-dir", default="./datasets", help="where downloads are kept")
 
     made = parser.add_argument_group("synthetic data")
-    made.add_argument("--n", type=number(2, kind=int), default=500, help="samples")
+    made.add_argument("--n", type=number(int, 2), default=500, help="samples")
+    made.add_argument("--d", type=number(int, 1), default=2, help="features; 2 draws decision boundaries")
     made.add_argument(
-        "--d", type=number(1, kind=int), default=2, help="features; 2 draws decision boundaries"
+        "--margin", type=number(float, 0), default=0.0, help="0: overlapping classes; > 0: separable"
     )
-    made.add_argument("--margin", type=number(0), default=0.0, help="0: overlapping classes; > 0: separable")
-    made.add_argument("--condition", type=number(1), default=10.0, help="largest over smallest variance")
+    made.add_argument(
+        "--condition", type=number(float, 1), default=10.0, help="largest over smallest variance"
+    )
 
     goal = parser.add_argument_group("objectives")
-    goal.add_argument("--k", type=number(1), nargs="+", default=[2.0, 3.0, 5.0, 10.0], help="roots of rlo")
-    goal.add_argument("--l2", type=number(0), nargs="+", default=[0.0, 1e-3], help="penalties l2/2 ||W||^2")
+    goal.add_argument(
+        "--k", type=number(float, 1), nargs="+", default=[2.0, 3.0, 5.0, 10.0], help="roots of rlo"
+    )
+    goal.add_argument(
+        "--l2", type=number(float, 0), nargs="+", default=[0.0, 1e-3], help="penalties l2/2 ||W||^2"
+    )
 
     how = parser.add_argument_group("optimisers")
     how.add_argument(
         "--optimizer", nargs="+", choices=OPTIMIZERS, default=list(OPTIMIZERS), help="which ones"
     )
-    positive = number(0, exclusive=True)
+    positive = number(float, 0, above=True)
     how.add_argument(
         "--lr", type=positive, nargs="+", help="steps of gd, nesterov (default: 1/L of the data)"
     )
     how.add_argument("--tol", type=positive, default=1e-8, help="done at this gradient norm")
-    how.add_argument("--max-iter", type=number(1, kind=int), default=10000, help="iterations at most")
+    how.add_argument("--max-iter", type=number(int, 1), default=10000, help="iterations at most")
 
     run = parser.add_argument_group("run")
-    run.add_argument("--seed", type=number(0, kind=int), default=0, help="of synthetic data and of the split")
+    run.add_argument("--seed", type=number(int, 0), default=0, help="of synthetic data and of the split")
     run.add_argument("--out", help="directory for the table and plots (default: ./runs/regression-<dataset>)")
     args = parser.parse_args(argv)
     args.k, args.l2 = list(dict.fromkeys(args.k)), list(dict.fromkeys(args.l2))

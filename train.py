@@ -73,7 +73,8 @@ def parse_args(argv=None):
     training("--clip-grad", type=number(float, 0), default=0.0, metavar="NORM",
              help="largest norm of the gradient (default: no limit)")
     training("--seed", type=number(int, 0, 2**31 - 1), default=0, metavar="N", help="same seed, same run")
-    training("--max-steps", type=number(int, 0), default=0, metavar="N", help="end after N steps; 0: off")
+    training("--max-steps", type=number(int, 0), default=0, metavar="N",
+             help="end after N steps (default: off)")
 
     device = parser.add_argument_group("device").add_argument
     device("--device", choices=("auto", "cuda", "cpu", "mps"), default="auto", help="what to train on")

@@ -17,10 +17,13 @@ class UserError(Exception):
 
 
 class Parser(argparse.ArgumentParser):
-    """``argparse.ArgumentParser`` whose errors are one line, and which knows what was really typed."""
+    """``argparse.ArgumentParser`` whose errors are one line, and which knows what was really typed.
+
+    The first paragraph of `documentation` becomes the description, the second the examples at the end.
+    """
 
     def __init__(self, prog: str, documentation: str) -> None:
-        description, examples = documentation.strip().split("\n\n")
+        description, examples, *_ = documentation.strip().split("\n\n")
         super().__init__(
             prog, None, description, examples, formatter_class=_HelpFormatter, allow_abbrev=False
         )
@@ -44,9 +47,12 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
         super().__init__(prog, max_help_position=26, width=100)
 
     def _get_help_string(self, action: argparse.Action) -> str:
-        text = action.help or ""
-        none = action.default in (None, "", argparse.SUPPRESS) or action.default is False
-        return text if none or "default" in text else f"{text} (default: %(default)s)"
+        text, default = action.help or "", action.default
+        if default in (None, "", argparse.SUPPRESS) or default is False or "default" in text:
+            return text
+        values = default if isinstance(default, list) else [default]
+        shown = " ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in values)
+        return f"{text} (default: {shown})"
 
 
 def fail(message: object, prog: str = "train.py", code: int = EXIT_USAGE) -> None:
@@ -57,9 +63,8 @@ def fail(message: object, prog: str = "train.py", code: int = EXIT_USAGE) -> Non
 
 def number(kind: type, low: float, high: float = math.inf, *, above: bool = False, below: bool = False):
     """An argparse type: a finite number of `kind` in [low, high]; `above`/`below` leave an end out."""
-    left, right = ("above" if above else "of at least"), ("below" if below else "at most")
-    wanted = f"{'a whole number' if kind is int else 'a number'} {left} {low:g}"
-    wanted += "" if high == math.inf else f" and {right} {high:g}"
+    wanted = f"{'a whole number' if kind is int else 'a number'} {'>' if above else '≥'} {low:g}"
+    wanted += "" if high == math.inf else f" and {'<' if below else '≤'} {high:g}"
 
     def parse(text: str) -> float:
         try:

@@ -112,7 +112,7 @@ def class_loss(
     if label_smoothing:
         smooth = _sum_over_classes(phi, logits, None, weight, class_dim) / logits.shape[class_dim]
         loss = (1 - label_smoothing) * loss + label_smoothing * smooth * counted
-    return _reduce(loss, scale, total.sum() if reduction == "mean" else 1, reduction)
+    return _reduce(loss, scale, total.sum(dtype=loss.dtype) if reduction == "mean" else 1, reduction)
 
 
 def _sum_over_classes(phi, logits: Tensor, target: Tensor | None, weight: Tensor | None, dim: int) -> Tensor:

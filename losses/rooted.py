@@ -210,7 +210,8 @@ def rooted_logistic_loss(
     target = target.to(logits.dtype)
 
     def phi(margin: Tensor) -> Tensor:
-        return k + k * expm1_then_linear(F.softplus(-margin) * (1.0 / k), start)
+        # By default softplus becomes linear at 20, which float64 can tell from the truth.
+        return k + k * expm1_then_linear(F.softplus(-margin, threshold=40.0) * (1.0 / k), start)
 
     loss = target * phi(logits) + (1 - target) * phi(-logits)
     if reduction == "mean":
