@@ -167,10 +167,9 @@ def build(args, world):
     from engine.optim import build_optimizer
     from engine.precision import Precision
     from losses import LOSSES, build_loss
-    from models import build_model, count_parameters, default_image_size, is_transformer
+    from models import build_model, count_parameters, default_image_size, is_transformer, load_checkpoint
 
     torch.manual_seed(args.seed)
-    weights = Path(args.resume) / "best.pt" if args.resume and args.eval_only else args.checkpoint
     loss_flags = {"k": args.k, "m": args.m, "alpha": args.alpha, "gamma": args.gamma}
     loss_flags = {
         name: loss_flags[name] for name in signature(LOSSES[args.loss]).parameters if name in loss_flags
@@ -185,9 +184,13 @@ def build(args, world):
         )  # fmt: skip
         net = build_model(
             args.net, data.num_classes, data.image_size, args.patch, args.dimhead,
-            pretrained=args.pretrained, checkpoint=weights or None,
-            load_weights=args.eval_only or not args.resume,
+            pretrained=args.pretrained, checkpoint=args.checkpoint or None,
+            load_weights=not (args.eval_only or args.resume),
         )  # fmt: skip
+        if args.eval_only:
+            load_checkpoint(
+                net, Path(args.resume) / "best.pt" if args.resume else args.checkpoint, new_head=False
+            )
     except ValueError as error:
         raise UserError(error) from None
 

@@ -20,7 +20,7 @@ class WeightsUnavailable(ValueError):
     """Pretrained weights that do not exist or cannot be had from here."""
 
 
-def load_checkpoint(model: nn.Module, path: str | Path) -> None:
+def load_checkpoint(model: nn.Module, path: str | Path, *, new_head: bool = True) -> None:
     """Load the weights of a file into a net, in place.
 
     A classification head of another shape, or none, leaves the net's own head as it is (fine-tuning) and
@@ -31,6 +31,7 @@ def load_checkpoint(model: nn.Module, path: str | Path) -> None:
     ----------
     model : the net
     path : a .safetensors file, or any file that `torch.load(weights_only=True)` reads
+    new_head : False: the head must match like all else, because the net is to be tested as it is
 
     Raises
     ------
@@ -43,7 +44,7 @@ def load_checkpoint(model: nn.Module, path: str | Path) -> None:
         keys = [key for key in (f"{head}.weight", f"{head}.bias") if key in own]
         absent = not any(key in state for key in keys)
         of_other_classes = all(key in state for key in keys) and state[keys[0]].shape != own[keys[0]].shape
-        if absent or of_other_classes:
+        if new_head and (absent or of_other_classes):
             state.update({key: own[key] for key in keys})
             _log.warning("%s has no head of %d classes: that layer starts afresh", path, len(own[keys[0]]))
 

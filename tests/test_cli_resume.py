@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import command, environment
+from PIL import Image
 
 from engine.run_directory import RunDirectory
 
@@ -164,3 +165,15 @@ def test_eval_only_tests_the_best_weights_of_a_run(run, cli):
         "train.py", "--dataset", "digits", "--net", "resnet18", "--eval-only", "--checkpoint", run / "best.pt"
     )
     assert f"test accuracy {best:.2f} %" in same.stdout
+
+
+def test_eval_only_refuses_weights_for_other_classes(run, tmp_path, cli):
+    for split in ("train", "val"):
+        for label in ("a", "b"):
+            folder = tmp_path / "images" / split / label
+            folder.mkdir(parents=True)
+            for i in range(2):
+                Image.new("RGB", (8, 8)).save(folder / f"{i}.png")
+    flags = ["--dataset", f"folder:{tmp_path / 'images'}", "--net", "resnet18", "--eval-only"]
+    refused = cli("train.py", *flags, "--checkpoint", run / "best.pt", code=2)
+    assert "does not fit" in refused.stderr and refused.stderr.count("\n") == 1
