@@ -2,7 +2,9 @@
 
 import io
 import logging
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +16,7 @@ from PIL import Image
 from torchvision import transforms
 
 import data
-from data import diskcache, images, memory, stream
+from data import DataError, diskcache, images, memory, stream
 
 
 def save(path, side=(12, 12), mode="RGB", seed=0, **options):
@@ -105,8 +107,13 @@ def test_ranks_stream_disjoint_parts_that_make_up_the_whole(folder):
 def test_workers_survive_the_signals_that_stop_a_run_and_do_not_outlive_it(folder):
     code = f"""
 import data, multiprocessing, os, signal, time
-import data.build
+import data.build, data.stream
 data.build.usable_workers = lambda n: n
+start = data.stream._start_worker
+def slowly(worker):
+    time.sleep(worker)  # so the signal meets one worker ready and one still starting
+    start(worker)
+data.stream._start_worker = slowly
 signal.signal(signal.SIGTERM, lambda *_: None)
 d = data.build_data("folder:{folder}", "{folder.parent}/data", 0, 4, "cpu", cache="none", workers=2)
 batches = iter(d.train)
@@ -121,6 +128,16 @@ print(len(list(batches)), len(multiprocessing.active_children()))
         cwd=root, capture_output=True, text=True, timeout=30, start_new_session=True,
     )  # fmt: skip
     assert (run.stdout.strip(), run.stderr, run.returncode) == ("5 2", "", 0)
+
+
+def test_a_worker_that_was_killed_is_one_clear_error(folder, monkeypatch):
+    monkeypatch.setattr("data.build.usable_workers", lambda n: n)
+    batches = iter(build(folder, cache="none", workers=2).train)
+    next(batches)
+    for worker in multiprocessing.active_children():
+        os.kill(worker.pid, signal.SIGKILL)
+    with pytest.raises(DataError, match="DataLoader worker .*; fewer --workers"):
+        list(batches)
 
 
 @pytest.mark.parametrize(
