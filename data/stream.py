@@ -13,7 +13,6 @@ import signal
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from .augment import BatchTransform
-from .errors import DataError, one_line
+from .errors import DataError
 from .images import decode, strict_pillow
 from .memory import local_world_size
 from .stores import Uploader
@@ -78,15 +77,13 @@ def _start_worker(_: int) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
 
 
-@contextmanager
-def _stop_signals_wait() -> Iterator[None]:
-    """Hold the signals that stop a run back; a worker started meanwhile gets them once it is ready for them."""
+def _started(loader: DataLoader) -> Iterator[torch.Tensor | DataError]:
+    """``iter(loader)``; signals that stop a run reach the workers it starts once they are ready for them."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
+        return iter(loader)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
     try:
-        yield
+        return iter(loader)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
@@ -101,20 +98,6 @@ def _loader(paths: list[str], size: int, batches: _Batches, workers: int, **opti
         generator=torch.Generator(),  # else each pass would draw from the global one
         **options,
     )
-
-
-def _from(loader: DataLoader) -> Iterator[torch.Tensor | DataError]:
-    """What the workers decode; one that died, of too little memory as a rule, is a :class:`DataError`."""
-    with _stop_signals_wait():
-        batches = iter(loader)
-    while True:
-        try:
-            batch = next(batches)
-        except StopIteration:
-            return
-        except RuntimeError as error:
-            raise DataError(f"{one_line(error)}; fewer --workers need less memory") from None
-        yield batch
 
 
 def usable_workers(workers: int) -> int:
@@ -155,7 +138,7 @@ def decode_all(paths: Sequence[str], size: int, workers: int, progress: bool, wh
     with tqdm(
         total=len(paths), desc=what, unit="image", disable=None if progress else True, leave=False
     ) as bar:
-        for a, batch in zip(starts, _from(loader), strict=True):
+        for a, batch in zip(starts, _started(loader), strict=True):
             if isinstance(batch, DataError):
                 raise batch
             out[a : a + len(batch)] = batch.numpy()
@@ -200,7 +183,7 @@ class Stream:
 
     def _decoded(self, lists: list[list[int]]) -> Iterator[torch.Tensor]:
         self._batches.lists = lists
-        for batch in _from(self._loader):
+        for batch in _started(self._loader):
             if isinstance(batch, DataError):
                 raise batch
             yield self._upload(batch)
