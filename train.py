@@ -10,15 +10,18 @@ torchrun --nproc_per_node=8 train.py --dataset food-101           8 GPUs, one ma
 
 import sys
 import time
+from contextlib import nullcontext
 from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
 
 # torch and everything that needs it is imported in main(), so that --help and mistakes answer at once.
-from engine.cli import EXIT_DIVERGED, EXIT_USAGE, Parser, UserError, fail, number
+from engine.cli import EXIT_DIVERGED, EXIT_USAGE, Parser, UserError, fail, interval, number
 
 # Flags that a resumed run may change; any other that contradicts the run is refused by name.
-FREE_ON_RESUME = {"epochs", "max_steps", "data_dir", "cache", "workers", "device", "compile", "wandb"}
+FREE_ON_RESUME = {
+    "epochs", "max_steps", "data_dir", "cache", "workers", "device", "compile", "save_every", "wandb",
+}  # fmt: skip
 # Compiling takes a minute or so; --compile auto spends it only on runs that have the steps to earn it back.
 COMPILE_FROM_STEPS = 2000
 
@@ -64,6 +67,8 @@ def parse_args(argv=None):
     training("--epochs", "--n_epochs", type=number(int, 1), default=200, metavar="N",
              help="passes over the training data")
     training("--bs", type=number(int, 1), default=512, metavar="N", help="images a step, over all processes")
+    training("--accumulate", type=number(int, 1), default=1, metavar="N",
+             help="run each batch in N parts, for a --bs that does not fit in memory")
     training("--lr", type=number(float, 0, above=True), metavar="LR",
              help="peak learning rate (default: 1e-4 for transformers, 1e-3 for CNNs)")
     training("--opt", choices=("adam", "adamw", "sgd"), default="adam", help="sgd has momentum 0.9")
@@ -80,12 +85,17 @@ def parse_args(argv=None):
     device("--device", choices=("auto", "cuda", "cpu", "mps"), default="auto", help="what to train on")
     device("--noamp", action="store_true", help="float32 on CUDA, instead of mixed precision")
     device("--compile", choices=("auto", "on", "off"), default="auto",
-           help="torch.compile the net; auto: for long runs on CUDA")
+           help="torch.compile net and loss; auto: for long runs on CUDA")
+    device("--sync-bn", action="store_true", help="batch norm over all processes (CUDA)")
 
     run = parser.add_argument_group("run").add_argument
     run("--out", default="./runs", metavar="DIR", help="where run directories are made")
     run("--run-name", default="", metavar="NAME", help="(default: from data set, net and loss)")
-    run("--resume", "-r", default="", metavar="RUN_DIR", help="go on with a stopped run, exactly")
+    run("--resume", "-r", default="", metavar="RUN_DIR",
+        help="go on with a stopped run, exactly; auto: with the one in --out that has these flags, "
+        "or start it")
+    run("--save-every", type=interval, metavar="N|Ns",
+        help="steps or seconds between checkpoints (default: as often as 5 %% of the time allows)")
     run("--eval-only", action="store_true", help="test --checkpoint or --resume's best.pt, and exit")
     run("--wandb", action="store_true", help="log to Weights & Biases too (pip install wandb)")
     # fmt: on
@@ -111,32 +121,35 @@ def train(args, typed):
 
     stop = Stop()  # from here on SIGTERM and SIGINT end with 143 and 130
 
-    import torch
-
+    from engine.checkpoint import seed_everything
     from engine.distributed import World
     from engine.meter import Diverged, Meter
-    from engine.run_directory import RunDirectory, take_flags_of
+    from engine.run_directory import RunDirectory, find_run, take_flags_of
     from engine.saver import Saver
 
-    if args.resume:
+    automatic = args.resume == "auto"
+    if args.resume and not automatic:
         take_flags_of(args.resume, args, typed, FREE_ON_RESUME)
-    elif args.eval_only and not args.checkpoint:
+    elif args.eval_only and (automatic or not args.checkpoint):
         raise UserError("--eval-only needs weights to test: --resume RUN_DIR or --checkpoint FILE")
     world = World(args.device)
     try:
         job = build(args, world)
         if args.eval_only:
-            loss, accuracy = evaluate(job, Meter(world))
-            job.say(f"test loss {loss:.4f} · test accuracy {accuracy:.2f} %")
+            loss, accuracy, ece = evaluate(job, Meter(world))
+            job.say(f"test loss {loss:.4f} · test accuracy {accuracy:.2f} % · calibration error {ece:.2f} %")
             return
 
         run = None
         if world.is_main:
             new = (args.out, args.run_name, job.name)
-            run = RunDirectory(args.resume) if args.resume else RunDirectory.create(*new)
+            old = find_run(args.out, vars(args)) if automatic else args.resume
+            run = RunDirectory(old) if old else RunDirectory.create(*new)
         path = Path(world.gather(str(run.path) if run else "")[0])
-        job.saver = Saver(path, job.net, job.optimizer, job.precision.scaler, job.meter, world)
-        torch.manual_seed(args.seed + world.rank)  # dropout draws other numbers in every process
+        job.saver = Saver(
+            path, job.net, job.optimizer, job.precision.scaler, job.meter, world, args.save_every
+        )
+        seed_everything(args.seed + world.rank)  # dropout draws other numbers in every process
         job.progress = job.saver.restore()
         if job.progress.step > job.total_steps:
             raise UserError(f"--max-steps {args.max_steps} is behind the run, at step {job.progress.step}")
@@ -146,6 +159,7 @@ def train(args, typed):
 
         with stop.deferred():
             run_epochs(job, run, stop)
+        job.say(f"memory  {world.peak_memory():.2f} GiB at peak")
         job.say(
             f"best test accuracy {job.progress.best_acc:.2f} % at epoch {job.progress.best_epoch} · {path}"
         )
@@ -163,13 +177,21 @@ def build(args, world):
     import torch
 
     from data import build_data
+    from engine.checkpoint import seed_everything
     from engine.meter import Meter
     from engine.optim import build_optimizer
     from engine.precision import Precision
     from losses import LOSSES, build_loss
     from models import build_model, count_parameters, default_image_size, is_transformer, load_checkpoint
 
-    torch.manual_seed(args.seed)
+    seed_everything(args.seed)
+    if args.accumulate * 2 * world.size > args.bs:
+        raise UserError(
+            f"--accumulate {args.accumulate} needs a --bs of {args.accumulate * 2 * world.size} or more: "
+            f"two images in each part of each process's share, got {args.bs}"
+        )
+    if args.sync_bn and world.device.type != "cuda":
+        raise UserError("--sync-bn works on CUDA only: leave it out here")
     loss_flags = {"k": args.k, "m": args.m, "alpha": args.alpha, "gamma": args.gamma}
     loss_flags = {
         name: loss_flags[name] for name in signature(LOSSES[args.loss]).parameters if name in loss_flags
@@ -196,6 +218,8 @@ def build(args, world):
 
     # Convolutions are fastest where a pixel's channels lie together.
     layout = torch.contiguous_format if is_transformer(net) else torch.channels_last
+    if args.sync_bn:
+        net = torch.nn.SyncBatchNorm.convert_sync_batchnorm(net)
     net.to(world.device, memory_format=layout)
     args.lr = args.lr or (1e-4 if is_transformer(net) else 1e-3)
     optimizer = build_optimizer(args.opt, net.parameters(), args.lr, args.weight_decay, world.device)
@@ -211,7 +235,6 @@ def build(args, world):
     total_steps = min(total_steps, args.max_steps or total_steps)
     worth_it = world.device.type == "cuda" and total_steps >= COMPILE_FROM_STEPS and not args.eval_only
     compiled = args.compile == "on" or (args.compile == "auto" and worth_it)
-    module = world.wrap(net)
 
     say = print if world.is_main else (lambda *_: None)
     say(f"data    {data.description}")
@@ -226,7 +249,8 @@ def build(args, world):
     ]
     return SimpleNamespace(
         args=args, world=world, say=say, name="-".join([*name, f"seed{args.seed}"]),
-        data=data, net=net, module=torch.compile(module) if compiled else module, forward=forward,
+        data=data, net=net, module=world.wrap(net), forward=forward,
+        train_forward=torch.compile(forward) if compiled else forward,
         optimizer=optimizer, precision=precision, total_steps=total_steps, meter=Meter(world),
     )  # fmt: skip
 
@@ -240,7 +264,7 @@ def run_epochs(job, run, stop):
         train_loss, train_acc, images = train_one_epoch(job, stop)
         train_seconds = progress.seconds
         start = time.perf_counter()
-        test_loss, test_acc = evaluate(job, Meter(job.world))
+        test_loss, test_acc, test_ece = evaluate(job, Meter(job.world))
         row = {
             "epoch": progress.epoch + 1,
             "step": progress.step,
@@ -251,6 +275,7 @@ def run_epochs(job, run, stop):
             "lr": job.optimizer.param_groups[0]["lr"],
             "epoch_seconds": train_seconds + time.perf_counter() - start,
             "images_per_second": images / train_seconds,
+            "test_ece": test_ece,
         }
         progress.rows.append(row)
         if test_acc > progress.best_acc:
@@ -259,7 +284,7 @@ def run_epochs(job, run, stop):
         if progress.batch == len(job.data.train):  # and not ended early by --max-steps
             progress.epoch, progress.batch, progress.seconds = progress.epoch + 1, 0, 0.0
             job.meter.reset()
-        due = job.saver.due or progress.step == job.total_steps
+        due = job.saver.due(progress.step) or progress.step == job.total_steps
         stopping, saving = job.world.any(stop.requested, due)
         if stopping or saving:
             job.saver.save(progress)
@@ -290,25 +315,32 @@ def train_one_epoch(job, stop):
     began = time.perf_counter() - progress.seconds
     for images, labels in batches:
         set_learning_rate(optimizer, learning_rate(progress.step, args.lr, job.total_steps, warmup_steps))
-        loss, logits = job.forward(job.module, images, labels)
-        # DDP averages over processes, however uneven their parts of the batch: make it the batch's mean.
         whole_batch = min(args.bs, batches.num_samples - progress.batch * args.bs)
-        scaler.scale(loss * (len(labels) * world.size / whole_batch)).backward()
+        parts = max(1, min(args.accumulate, len(labels) // 2))  # batch norm needs two images
+        pairs = zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True)
+        for part, (some_images, some_labels) in enumerate(pairs, 1):
+            with nullcontext() if part == parts else world.unsynchronised(job.module):
+                loss, logits = job.train_forward(job.module, some_images, some_labels)
+                # DDP averages over processes, however uneven their shares: make it the whole batch's mean.
+                scaler.scale(loss * (len(some_labels) * world.size / whole_batch)).backward()
+            job.meter.update(loss, logits, some_labels, progress.step + 1)
         if args.clip_grad:
             scaler.unscale_(optimizer)
             torch.nn.utils.clip_grad_norm_(job.net.parameters(), args.clip_grad)
+        if not scaler.is_enabled():  # float16's scaler steps over infinite gradients: that is no divergence
+            gradients = (p.grad for p in job.net.parameters() if p.grad is not None)
+            job.meter.watch(torch.nn.utils.get_total_norm(gradients), progress.step + 1)
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad()
         progress.batch += 1
         progress.step += 1
-        job.meter.update(loss, logits, labels, progress.step)
         bar.update()
         if progress.step % 20 == 0:
             mean_loss, accuracy, bad_step = job.meter.peek()
             bar.set_postfix_str(f"loss {mean_loss:.4f}, accuracy {accuracy:.1f} %", refresh=False)
 
-        diverged, stopping, saving = world.any(bad_step < NEVER, stop.requested, job.saver.due)
+        diverged, stopping, saving = world.any(bad_step < NEVER, stop.requested, job.saver.due(progress.step))
         if (stopping or saving) and not diverged:
             progress.seconds = time.perf_counter() - began
             job.saver.save(progress)
@@ -325,16 +357,20 @@ def train_one_epoch(job, stop):
 
 
 def evaluate(job, meter):
-    """Mean loss and accuracy in percent on the test set."""
+    """Mean loss, accuracy and expected calibration error, both in percent, on the test set."""
     import torch
 
+    from engine.calibration import Calibration
+
+    calibration = Calibration(job.world)
     job.net.eval()
     with torch.inference_mode():
         for step, (images, labels) in enumerate(job.data.test):
             loss, logits = job.forward(job.net, images, labels)
             meter.update(loss, logits, labels, step)
+            calibration.update(logits, labels)
     mean_loss, accuracy, _ = meter.read()
-    return mean_loss, accuracy
+    return mean_loss, accuracy, calibration.read()
 
 
 def leave(job, stop):

@@ -2,11 +2,13 @@
 
 import os
 import pickle
+import random
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
 import torch
 
 from .cli import UserError
@@ -87,9 +89,18 @@ def load_checkpoint(path: Path) -> dict:
     return state
 
 
-def random_state(device: torch.device) -> dict[str, torch.Tensor]:
-    """The generators that a step draws from (dropout, stochastic depth): the CPU's and the device's."""
-    state = {"cpu": torch.get_rng_state()}
+def seed_everything(seed: int) -> None:
+    """Seed every generator that :func:`random_state` saves."""
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - the one that libraries draw from
+    torch.manual_seed(seed)
+
+
+def random_state(device: torch.device) -> dict:
+    """The generators that a step may draw from: torch's (dropout), the device's, Python's and NumPy's."""
+    name, keys, *rest = np.random.get_state()  # noqa: NPY002
+    numpy_state = [name, torch.from_numpy(keys.astype(np.int64)), *rest]
+    state = {"cpu": torch.get_rng_state(), "python": random.getstate(), "numpy": numpy_state}
     if device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(device)
     elif device.type == "mps":
@@ -97,9 +108,12 @@ def random_state(device: torch.device) -> dict[str, torch.Tensor]:
     return state
 
 
-def set_random_state(state: dict[str, torch.Tensor], device: torch.device) -> None:
+def set_random_state(state: dict, device: torch.device) -> None:
     """Put back what :func:`random_state` took."""
     torch.set_rng_state(state["cpu"])
+    random.setstate(state["python"])
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
     if device.type == "cuda" and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"], device)
     elif device.type == "mps" and "mps" in state:

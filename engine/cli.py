@@ -61,6 +61,16 @@ def fail(message: object, prog: str = "train.py", code: int = EXIT_USAGE) -> Non
     sys.exit(code)
 
 
+def interval(text: str) -> str:
+    """An argparse type: ``"50"`` for every 50 steps, ``"30s"`` for every 30 seconds; given back as it is."""
+    try:
+        if float(text[:-1]) > 0 if text.endswith("s") else int(text) > 0:
+            return text
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"must be a number of steps (50) or seconds (30s), got {text!r}")
+
+
 def number(kind: type, low: float, high: float = math.inf, *, above: bool = False, below: bool = False):
     """An argparse type: a finite number of `kind` in [low, high]; `above`/`below` leave an end out."""
     wanted = f"{'a whole number' if kind is int else 'a number'} {'>' if above else '≥'} {low:g}"

@@ -1,6 +1,8 @@
 """One process or many: the same calls, which do nothing where there is only one."""
 
 import os
+import sys
+from contextlib import nullcontext
 from datetime import timedelta
 
 import torch
@@ -82,6 +84,21 @@ class World:
         return torch.nn.parallel.DistributedDataParallel(
             net, device_ids=[self.device.index] if on_gpu else None, gradient_as_bucket_view=True
         )
+
+    def unsynchronised(self, module: torch.nn.Module):
+        """Context of a backward pass whose gradients are only added up, for a later one to average."""
+        return module.no_sync() if self.size > 1 else nullcontext()
+
+    def peak_memory(self) -> float:
+        """GiB at most in use so far: of the GPU by this process's tensors, elsewhere by this process."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) / 2**30
+        try:
+            import resource
+        except ImportError:  # Windows
+            return float("nan")
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
     def close(self) -> None:
         if dist.is_available() and dist.is_initialized():

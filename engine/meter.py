@@ -9,11 +9,11 @@ NEVER = 2**40
 
 
 class Diverged(Exception):
-    """The training has met a loss, or holds a weight, that is not finite."""
+    """The training has met a loss or a gradient, or holds a weight, that is not finite."""
 
 
 class Meter:
-    """Σ loss, correct answers and samples so far, and the first step whose loss was not finite."""
+    """Σ loss, correct answers and samples so far, and the first step that was not finite."""
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -34,17 +34,21 @@ class Meter:
         self.totals[0] += loss * len(labels)
         self.totals[1] += correct
         self.totals[2] += len(labels)
-        self.bad_step = torch.where(loss.isfinite(), self.bad_step, self.bad_step.clamp(max=step))
+        self.watch(loss, step)
+
+    def watch(self, number: Tensor, step: int) -> None:
+        """Note the step if `number`, a loss or a gradient's norm, is not finite."""
+        self.bad_step = torch.where(number.isfinite(), self.bad_step, self.bad_step.clamp(max=step))
 
     def read(self) -> tuple[float, float, int]:
         """Mean loss, accuracy in percent and samples, over all processes; waits for the device."""
         return _means(self.world.sum(self.totals))
 
     def check(self) -> None:
-        """Raise :class:`Diverged` if any process has met a loss that was not finite; waits too."""
+        """Raise :class:`Diverged` if any process met a loss or gradient that was not finite; waits too."""
         bad_step = min(self.world.gather(int(self.bad_step)))
         if bad_step < NEVER:
-            raise Diverged(f"the loss became infinite or NaN at step {bad_step}")
+            raise Diverged(f"the loss or its gradient became infinite or NaN at step {bad_step}")
 
     def peek(self) -> tuple[float, float, int]:
         """The same for this process alone, as far as it has arrived: never waits for a GPU."""

@@ -25,10 +25,13 @@ COLUMNS = (
     "lr",
     "epoch_seconds",
     "images_per_second",
+    "test_ece",
 )
 
 # Flags that say what to do with a run, and not what it is.
 NOT_OF_THE_RUN = {"resume", "eval_only", "list_nets"}
+# Flags that say where and how a run is made; two runs that differ in no other are the same.
+WHERE_AND_HOW = {"out", "data_dir", "cache", "workers", "device", "compile", "save_every", "wandb"}
 
 
 class RunDirectory:
@@ -49,6 +52,11 @@ class RunDirectory:
             self._lock = open(self.path / ".lock", "a")
         except OSError as error:
             raise UserError(f"cannot use {self.path} as run directory: {error.strerror}") from None
+        self._take_lock()
+        for leftover in self.path.glob(".*.tmp"):  # of a process that was killed while it wrote
+            leftover.unlink(missing_ok=True)
+
+    def _take_lock(self) -> None:
         try:
             import fcntl
         except ImportError:  # Windows has no flock; there two runs in one directory are not told apart
@@ -60,7 +68,10 @@ class RunDirectory:
 
     @classmethod
     def create(cls, out: Path, name: str, default_name: str) -> "RunDirectory":
-        """``out/name``, which must be new; without a name ``out/default_name``, numbered if taken."""
+        """``out/name``, which must be new; without a name ``out/default_name``, numbered if taken.
+
+        A directory that a run was killed in before it wrote anything is as good as new.
+        """
         if name != Path(name).name or name == "..":
             raise UserError(f"--run-name must be a plain name, not a path, got {name!r}")
         default_name = re.sub(r"[^\w.+]+", "-", default_name)
@@ -72,6 +83,8 @@ class RunDirectory:
             except FileExistsError:
                 if not path.is_dir():
                     raise UserError(f"cannot make the run directory {path}: a file is in the way") from None
+                if name and all(file.name.startswith(".") for file in path.iterdir()):
+                    return cls(path)
             except OSError as error:
                 raise UserError(f"cannot make the run directory {path}: {error.strerror}") from None
             if name:
@@ -124,7 +137,7 @@ class RunDirectory:
         text = io.StringIO()
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows({name: _text(row[name]) for name in COLUMNS} for row in rows)
+        writer.writerows({name: _text(row.get(name, "")) for name in COLUMNS} for row in rows)
         write_atomically(self.path / "metrics.csv", lambda file: file.write(text.getvalue().encode()))
 
     def _start_wandb(self, config: dict) -> None:
@@ -165,12 +178,13 @@ def take_flags_of(path: Path, args: Namespace, typed: set[str], free: set[str]) 
     """
     try:
         config = json.loads((Path(path) / "config.json").read_text())
-        saved = {
-            name: config[name] for name in vars(args) if name not in ("resume", "eval_only", "list_nets")
-        }
+        # A flag younger than the run has its default there.
+        saved = {n: config.get(n, v) for n, v in vars(args).items() if n not in NOT_OF_THE_RUN | typed}
+        saved |= {n: config[n] for n in typed - NOT_OF_THE_RUN if n in config}
+        saved["epochs"] = config["epochs"]
     except OSError:
         raise UserError(f"--resume {path}: not a run directory (it has no config.json)") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"--resume {path}: its config.json is damaged, or of another version") from None
     for name, value in saved.items():
         if name not in typed:
@@ -183,6 +197,28 @@ def take_flags_of(path: Path, args: Namespace, typed: set[str], free: set[str]) 
             )
     if args.epochs < saved["epochs"]:
         raise UserError(f"--epochs may only grow: the run in {path} has --epochs {saved['epochs']}")
+
+
+def find_run(out: Path, flags: dict) -> Path | None:
+    """The run under `out` that was started last with these flags, those of where and how aside.
+
+    Parameters
+    ----------
+    out : Path
+    flags : dict
+        As :meth:`RunDirectory.start` writes them.
+    """
+    ignored = NOT_OF_THE_RUN | WHERE_AND_HOW
+    wanted = {name: value for name, value in flags.items() if name not in ignored}
+    found = []
+    for config in Path(out).glob("*/config.json"):
+        try:
+            saved = json.loads(config.read_text())
+            if all(name in saved and saved[name] == value for name, value in wanted.items()):
+                found.append((config.stat().st_mtime_ns, config.parent))
+        except (OSError, ValueError, TypeError):
+            continue  # not a run that could be gone on with
+    return max(found)[1] if found else None
 
 
 def _text(value: float) -> str:

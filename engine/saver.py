@@ -32,22 +32,28 @@ class Progress:
 class Saver:
     """Keeps and restores everything that the next step depends on.
 
-    All processes call :meth:`save` and :meth:`restore` together; rank 0 writes.
+    All processes call :meth:`save` and :meth:`restore` together; rank 0 writes. `every` says how often: steps
+    as ``"50"``, seconds as ``"30s"``, and None keeps to ``LARGEST_SHARE`` of the time.
     """
 
-    def __init__(self, directory: Path, net, optimizer, scaler, meter: Meter, world: World) -> None:
+    def __init__(
+        self, directory: Path, net, optimizer, scaler, meter: Meter, world: World, every: str | None = None
+    ) -> None:
         self.directory = directory
         self.net, self.optimizer, self.scaler, self.meter = net, optimizer, scaler, meter
         self.world = world
         self._best = None  # a copy of the best weights that is not on disk yet
+        self._every = every
         self._saved_at = time.monotonic()
+        self._saved_step = 0
         self._cost = 0.0
 
-    @property
-    def due(self) -> bool:
-        """Whether a save now keeps to ``LARGEST_SHARE``."""
-        interval = max(SHORTEST_INTERVAL, self._cost / LARGEST_SHARE)
-        return time.monotonic() - self._saved_at > interval
+    def due(self, step: int) -> bool:
+        """Whether it is time for a save, at this step."""
+        if self._every and not self._every.endswith("s"):
+            return step - self._saved_step >= int(self._every)
+        automatic = max(SHORTEST_INTERVAL, self._cost / LARGEST_SHARE)
+        return time.monotonic() - self._saved_at > (float(self._every[:-1]) if self._every else automatic)
 
     def keep_best(self, accuracy: float, epoch: int) -> None:
         """Remember the weights of now as the best; they reach best.pt with the next save."""
@@ -84,7 +90,7 @@ class Saver:
                 save_checkpoint(self.directory / "best.pt", self._best)
             save_checkpoint(self.directory / "last.pt", state)
         self._best = None
-        self._saved_at = time.monotonic()
+        self._saved_at, self._saved_step = time.monotonic(), progress.step
         self._cost = self._saved_at - start
 
     def restore(self) -> Progress:
@@ -114,6 +120,7 @@ class Saver:
             self.meter.totals.copy_(totals[self.world.rank])
         elif self.world.is_main:
             self.meter.totals.copy_(sum(totals))
+        self._saved_step = progress.step
         # A run that --max-steps ended within an epoch has a row for it, which the whole epoch replaces.
         progress.rows = [row for row in progress.rows if row["epoch"] <= progress.epoch]
         return progress

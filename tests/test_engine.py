@@ -179,6 +179,8 @@ def test_default_names_are_numbered_and_given_names_must_be_new(tmp_path):
     second = RunDirectory.create(tmp_path, "", "digits-timm:x-root")
     assert [first.path.name, second.path.name] == ["digits-timm-x-root", "digits-timm-x-root-2"]
     RunDirectory.create(tmp_path, "mine", "x").close()
+    mine = RunDirectory.create(tmp_path, "mine", "x")  # a run was killed in it before it wrote anything
+    (mine.path / "config.json").write_text("{}")
     with pytest.raises(UserError, match="--resume"):
         RunDirectory.create(tmp_path, "mine", "x")
     for name in ("../up", "a/b", ".."):
@@ -195,7 +197,9 @@ def test_metrics_have_the_columns_in_order_and_a_row_once(tmp_path, capsys):
     run.record([ROW])
     run.record([ROW, ROW | {"epoch": 2}])
     lines = (run.path / "metrics.csv").read_text().splitlines()
-    assert lines[0] == "epoch,step,train_loss,train_acc,test_loss,test_acc,lr,epoch_seconds,images_per_second"
+    assert lines[0] == (
+        "epoch,step,train_loss,train_acc,test_loss,test_acc,lr,epoch_seconds,images_per_second,test_ece"
+    )
     assert [line.split(",")[0] for line in lines[1:]] == ["1", "2"]
     assert capsys.readouterr().out.count("\n") == 2
     config = json.loads((run.path / "config.json").read_text())
