@@ -1,0 +1,194 @@
+"""What long and large runs need: batches in parts, --resume auto, --save-every, calibration, divergence."""
+
+import csv
+import json
+import signal
+
+import numpy as np
+import pytest
+import torch
+
+import engine.saver
+import train
+from engine.calibration import Calibration
+from engine.distributed import World
+from engine.meter import Diverged, Meter
+
+# No dropout and no batch norm: nothing that depends on how a batch is cut.
+CAIT = "--dataset digits --net CaiT --dimhead 64 --loss root --bs 100 --opt sgd --lr 0.05 --epochs 1".split()
+TINY = "--dataset digits --net vit_tiny --dimhead 64 --bs 128 --epochs 1".split()
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    """An empty directory to run in; signal handlers are put back afterwards."""
+    monkeypatch.chdir(tmp_path)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield tmp_path
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def run(*args):
+    try:
+        train.main([str(a) for a in args])
+    except SystemExit as leaving:
+        return leaving.code
+    return 0
+
+
+def weights(directory):
+    return torch.load(directory / "last.pt", weights_only=True)["model"]
+
+
+def rows_of(directory):
+    with open(directory / "metrics.csv") as file:
+        return list(csv.DictReader(file))
+
+
+# --- batches in parts ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("flags", [[], ["--clip-grad", "0.1"]])
+def test_a_batch_in_parts_trains_as_the_whole_batch(here, flags):
+    for parts in (1, 3):  # 1,437 images by 100, by 3: neither is even
+        assert run(*CAIT, *flags, "--accumulate", parts, "--run-name", parts) == 0
+    whole, cut = weights(here / "runs" / "1"), weights(here / "runs" / "3")
+    for name, tensor in whole.items():
+        torch.testing.assert_close(cut[name], tensor, atol=1e-5, rtol=0, msg=name)
+    (row,), (other,) = (rows_of(here / "runs" / n) for n in "13")
+    assert row["step"] == other["step"] == "15"
+    assert float(row["train_loss"]) == pytest.approx(float(other["train_loss"]), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "flags,says",
+    [
+        (["--bs", 6, "--accumulate", 4], "--accumulate 4 needs a --bs of 8 or more"),
+        (["--sync-bn"], "--sync-bn works on CUDA only"),
+        (["--save-every", "soon"], "--save-every: must be a number of steps"),
+        (["--save-every", "0s"], "--save-every: must be a number of steps"),
+    ],
+)
+def test_flags_that_cannot_work_are_refused(here, capsys, flags, says):
+    assert run(*TINY, *flags) == 2
+    error = capsys.readouterr().err
+    assert says in error and error.count("\n") == 1
+    assert not (here / "runs").exists()
+
+
+# --- resume auto --------------------------------------------------------------------------------------
+
+
+def test_resume_auto_starts_goes_on_and_finishes_with_one_command(here, capsys):
+    command = [*TINY, "--resume", "auto"]
+    assert run(*command, "--max-steps", 5) == 0
+    assert run(*command) == 0  # another length is another run
+    (here / "runs" / "broken").mkdir()
+    (here / "runs" / "broken" / "config.json").write_text("[")
+    assert run(*command) == 0
+    assert "step 12 of 12" in capsys.readouterr().out
+    assert run(*command, "--seed", 1) == 0
+    assert run(*command, "--workers", 0, "--save-every", "9s") == 0
+    runs = {p.name: len(rows_of(p)) for p in (here / "runs").iterdir() if p.name != "broken"}
+    name = "digits-vit_tiny-root-k3-m3-seed"
+    assert runs == {f"{name}0": 1, f"{name}0-2": 1, f"{name}1": 1}
+
+
+def test_resume_auto_takes_the_directory_that_a_run_was_killed_in_before_it_wrote(here):
+    (here / "runs" / "mine").mkdir(parents=True)
+    (here / "runs" / "mine" / ".lock").touch()
+    (here / "runs" / "mine" / ".config.json.17.tmp").write_text("{")
+    assert run(*TINY, "--max-steps", 1, "--run-name", "mine", "--resume", "auto") == 0
+    assert (here / "runs" / "mine" / "last.pt").exists()
+    assert not (here / "runs" / "mine" / ".config.json.17.tmp").exists()
+
+
+def test_a_run_from_before_a_flag_existed_goes_on_with_the_default(here):
+    assert run(*TINY, "--max-steps", 1, "--run-name", "old") == 0
+    config = here / "runs" / "old" / "config.json"
+    flags = json.loads(config.read_text())
+    del flags["accumulate"], flags["save_every"]
+    config.write_text(json.dumps(flags))
+    assert run("--resume", here / "runs" / "old", "--max-steps", 2) == 0
+    assert rows_of(here / "runs" / "old")[0]["step"] == "2"
+
+
+# --- saves --------------------------------------------------------------------------------------------
+
+
+def test_save_every_counts_steps(here, monkeypatch):
+    saved = []
+    monkeypatch.setattr(
+        engine.saver,
+        "save_checkpoint",
+        lambda path, state: path.name == "last.pt" and saved.append(state["progress"]["step"]),
+    )
+    assert run(*TINY, "--save-every", 5) == 0
+    assert saved == [5, 10, 12]
+
+
+def test_save_every_counts_seconds(here, monkeypatch):
+    saver = engine.saver.Saver(here, None, None, None, None, None, every="30s")
+    saver._saved_at -= 29
+    assert not saver.due(1)
+    saver._saved_at -= 2
+    assert saver.due(1)
+
+
+# --- calibration and divergence -----------------------------------------------------------------------
+
+
+def test_calibration_error_is_the_textbook_sum():
+    g = np.random.default_rng(0)
+    logits, labels = 3 * g.normal(size=(500, 7)), g.integers(0, 7, 500)
+    logits[:3] = np.eye(7)[:3] * 1e4  # confidence 1
+    p = np.exp(logits - logits.max(1, keepdims=True))
+    p /= p.sum(1, keepdims=True)
+    confidence, right = p.max(1), p.argmax(1) == labels
+    expected = 0.0
+    for low, high in zip(np.arange(15) / 15, np.arange(1, 16) / 15, strict=True):
+        inside = (confidence > low) & (confidence <= high)
+        if inside.any():
+            expected += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
+    calibration = Calibration(World("cpu"))
+    for part in np.array_split(np.arange(500), 3):
+        calibration.update(torch.tensor(logits[part]), torch.tensor(labels[part]))
+    assert calibration.read() == pytest.approx(100 * expected, rel=1e-5)
+
+
+def test_a_net_that_is_sure_and_right_is_calibrated():
+    calibration = Calibration(World("cpu"))
+    labels = torch.arange(4)
+    calibration.update(torch.eye(4) * 1e3, labels)
+    assert calibration.read() == 0
+    calibration.update(torch.eye(4) * 1e3, (labels + 1) % 4)  # half of them wrong, all of them sure
+    assert calibration.read() == pytest.approx(50)
+
+
+def test_an_infinite_gradient_under_a_finite_loss_is_divergence_named_with_its_step(
+    here, monkeypatch, capsys
+):
+    build = train.build
+
+    def build_with_a_bad_gradient(args, world):
+        job = build(args, world)
+        calls = iter(range(1, 1000))
+        next(job.net.parameters()).register_hook(lambda g: g * torch.inf if next(calls) == 7 else g)
+        return job
+
+    monkeypatch.setattr(train, "build", build_with_a_bad_gradient)
+    assert run(*TINY, "--save-every", 3) == 3
+    error = capsys.readouterr().err
+    assert "at step 7" in error and "last.pt is from before" in error and error.count("\n") == 1
+    (directory,) = (here / "runs").iterdir()
+    kept = torch.load(directory / "last.pt", weights_only=True)
+    assert kept["progress"]["step"] == 6 and all(t.isfinite().all() for t in kept["model"].values())
+
+
+def test_a_meter_names_the_first_bad_step():
+    meter = Meter(World("cpu"))
+    for step, number in enumerate([1.0, torch.inf, torch.nan, 1.0]):
+        meter.watch(torch.tensor(number), step)
+    with pytest.raises(Diverged, match="at step 1"):
+        meter.check()
