@@ -59,10 +59,11 @@ class RunDirectory:
     def _take_lock(self) -> None:
         try:
             import fcntl
-        except ImportError:  # Windows has no flock; there two runs in one directory are not told apart
+        except ImportError:  # Windows has no such lock; there two runs in one directory are not told apart
             return
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Not flock: forked data workers would inherit it, and hold it for seconds after a kill -9.
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise UserError(f"{self.path} is in use by another training that is still running") from None
 
@@ -109,6 +110,8 @@ class RunDirectory:
         text = json.dumps(record, indent=2) + "\n"
         write_atomically(self.path / "config.json", lambda file: file.write(text.encode()))
         self._write_metrics(rows)
+        if rows:  # a run that was killed right after its last save has no picture of its last epoch
+            draw_curves(rows, self.path / "curves.png", self.path.name)
 
     def record(self, rows: list[dict]) -> None:
         """After an epoch: metrics.csv with its row, curves.png, TensorBoard, and a line on the terminal."""

@@ -10,12 +10,14 @@ class Stop:
     """Outside of :meth:`deferred` a signal ends the process at once; inside, it is only noted.
 
     The exit code is the shell's, 128 + the signal's number: 143 for SIGTERM, 130 for SIGINT. A second
-    signal does not wait for the step.
+    signal does not wait for the step, unless torchrun is in between: it passes signals on that the process
+    has had already, and kills after half a minute anyway.
     """
 
     def __init__(self) -> None:
         self.exit_code = 0
         self._deferred = False
+        self._patient = "TORCHELASTIC_RUN_ID" in os.environ
         self._owner = os.getpid()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
@@ -29,7 +31,7 @@ class Stop:
             return
         again = self.requested
         self.exit_code = 128 + number
-        if again or not self._deferred:
+        if (again and not self._patient) or not self._deferred:
             sys.exit(self.exit_code)
 
     @contextmanager
