@@ -329,7 +329,7 @@ def train_one_epoch(job, stop):
             torch.nn.utils.clip_grad_norm_(job.net.parameters(), args.clip_grad)
         if not scaler.is_enabled():  # float16's scaler steps over infinite gradients: that is no divergence
             gradients = [p.grad for p in job.net.parameters() if p.grad is not None]
-            job.meter.watch(torch.nn.utils.get_total_norm(gradients, torch.inf), progress.step + 1)
+            job.meter.watch(torch.nn.utils.get_total_norm(gradients), progress.step + 1)
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad()
