@@ -207,7 +207,7 @@ def build(args, world):
         net = build_model(
             args.net, data.num_classes, data.image_size, args.patch, args.dimhead,
             pretrained=args.pretrained, checkpoint=args.checkpoint or None,
-            load_weights=not (args.eval_only or args.resume),
+            load_weights=not args.eval_only and args.resume in ("", "auto"),
         )  # fmt: skip
         if args.eval_only:
             load_checkpoint(

@@ -104,6 +104,15 @@ def test_resume_auto_takes_the_directory_that_a_run_was_killed_in_before_it_wrot
     assert not (here / "runs" / "mine" / ".config.json.17.tmp").exists()
 
 
+def test_resume_auto_starts_from_the_given_weights(here):
+    assert run(*TINY, "--max-steps", 2, "--run-name", "first") == 0
+    start = here / "runs" / "first" / "last.pt"
+    still = ["--opt", "sgd", "--lr", 1e-12, "--max-steps", 1, "--run-name", "second"]
+    assert run(*TINY, *still, "--checkpoint", start, "--resume", "auto") == 0
+    for name, tensor in weights(here / "runs" / "second").items():
+        torch.testing.assert_close(tensor, weights(start.parent)[name], atol=1e-6, rtol=0, msg=name)
+
+
 def test_a_run_from_before_a_flag_existed_goes_on_with_the_default(here):
     assert run(*TINY, "--max-steps", 1, "--run-name", "old") == 0
     config = here / "runs" / "old" / "config.json"
