@@ -11,9 +11,9 @@ import subprocess
 from argparse import Namespace
 from pathlib import Path
 
-from .checkpoint import write_atomically
 from .cli import UserError
 from .curves import draw_curves
+from .files import write_atomically
 
 COLUMNS = (
     "epoch",

@@ -64,7 +64,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with pytest.raises(UserError, match=r"No space left.*previous one is untouched"):
-        checkpoint.write_atomically(path, full_disk)
+        write_atomically(path, full_disk)
     assert os.listdir(tmp_path) == ["last.pt"]
     assert checkpoint.load_checkpoint(path)["model"]["w"].tolist() == [1, 1]
 
