@@ -8,6 +8,7 @@ never changed.
 from __future__ import annotations
 
 import http.client
+import lzma
 import os
 import shutil
 import tarfile
@@ -26,7 +27,8 @@ from tqdm import tqdm
 from .errors import DataError, one_line
 
 TIMEOUT_S = 20.0  # without a byte from the server
-_DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError)
+_DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError)
+_DAMAGED += (ValueError, RuntimeError)  # of headers, and of encrypted members
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from .errors import DataError, one_line
 EXTENSIONS = tuple(
     ".jpg .jpeg .jfif .png .bmp .gif .tif .tiff .webp .avif .ppm .pgm .pbm .pnm .tga .jp2".split()
 )
+_LONGEST = 8  # sides' ratio above which only the middle is resized: 1 × 65,000 pixels would become gigabytes
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "AVIF", "PPM", "TGA", "JPEG2000")
 
 
@@ -35,6 +37,12 @@ def strict_pillow() -> Iterator[None]:
         warnings.filterwarnings("ignore", module=r"PIL\.")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         yield
+
+
+def _open(path: str) -> Image.Image:
+    if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for, a device might have no end
+        raise ValueError("not a regular file")
+    return Image.open(path, formats=_formats())
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -65,10 +73,13 @@ def decode(path: str, size: int) -> np.ndarray:
         The file is missing, truncated, no image, or larger than Pillow's limit against image bombs.
     """
     try:
-        with Image.open(path, formats=_formats()) as image:
+        with _open(path) as image:
             # lets the JPEG decoder skip resolution; twice the size leaves the resize enough to filter
             image.draft(None, (2 * size, 2 * size))
             rgb = _rgb(image)
+            long, short = max(rgb.size), min(rgb.size)
+            if long > _LONGEST * short:
+                rgb = F.center_crop(rgb, [min(side, _LONGEST * short) for side in (rgb.height, rgb.width)])
             if rgb.size != (size, size):
                 rgb = F.center_crop(F.resize(rgb, size), [size, size])
             return np.asarray(rgb).transpose(2, 0, 1)
@@ -96,7 +107,7 @@ def common_square_size(*splits: Sequence[str], sample: int = 256) -> int:
     with strict_pillow():
         for path in (paths[i] for paths in splits for i in evenly_spaced(len(paths), sample)):
             try:
-                with Image.open(path, formats=_formats()) as image:
+                with _open(path) as image:
                     sizes.add(image.size)
             except Exception as error:
                 raise unreadable(path, error) from error

@@ -144,7 +144,8 @@ def patches_per_side(image_size: int, patch_size: int) -> int:
         The patches do not tile the image; the message names image sizes that would work.
     """
     if image_size % patch_size:
-        sizes = nearby(image_size, lambda size: size % patch_size == 0)
+        below = image_size - image_size % patch_size
+        sizes = ", ".join(str(size) for size in (below, below + patch_size) if size)
         raise ValueError(
             f"image size {image_size} is not divisible by patch size {patch_size}; sizes that work: {sizes}"
         )

@@ -3,6 +3,8 @@
 import logging
 import pickle
 import sys
+import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -40,13 +42,14 @@ def load_checkpoint(model: nn.Module, path: str | Path, *, new_head: bool = True
     """
     state = _filter_like_timm(model, read_state_dict(path), path)
     own = model.state_dict()
+    fresh = []  # heads
     for head in _head_names(model):
         keys = [key for key in (f"{head}.weight", f"{head}.bias") if key in own]
         absent = not any(key in state for key in keys)
         of_other_classes = all(key in state for key in keys) and state[keys[0]].shape != own[keys[0]].shape
         if new_head and (absent or of_other_classes):
             state.update({key: own[key] for key in keys})
-            _log.warning("%s has no head of %d classes: that layer starts afresh", path, len(own[keys[0]]))
+            fresh.append(len(own[keys[0]]))
 
     wrong_shape = [key for key in state if key in own and state[key].shape != own[key].shape]
     fitting = {key: value for key, value in state.items() if key not in wrong_shape}
@@ -63,6 +66,8 @@ def load_checkpoint(model: nn.Module, path: str | Path, *, new_head: bool = True
     ]
     if problems:
         raise ValueError(f"checkpoint {path} does not fit this net: {'; '.join(problems)}")
+    for classes in fresh:
+        _log.warning("%s has no head of %d classes: that layer starts afresh", path, classes)
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
@@ -74,7 +79,8 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     Raises
     ------
     ValueError
-        There is no such file, it is damaged, or it holds anything but plain data (no code is ever run).
+        There is no such file, it is damaged, or it holds anything but plain data (no code is ever run). A
+        .safetensors file has no checksums: damage in the numbers themselves goes unnoticed there.
     """
     path = Path(path)
     if not path.is_file():
@@ -83,7 +89,10 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             content = safetensors.torch.load_file(path)
         else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            _check_zip(path)
+            with warnings.catch_warnings():  # what torch would warn of, the errors below say
+                warnings.simplefilter("ignore")
+                content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"checkpoint {path} is not a file of plain tensors, and nothing else in it will be run"
@@ -92,18 +101,30 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise ValueError(f"checkpoint {path} cannot be read: {reason}") from error
 
-    while isinstance(content, Mapping):
-        inner = next((content[key] for key in _NESTED if isinstance(content.get(key), Mapping)), None)
-        if inner is None:
-            break
-        content = inner
+    for _ in range(len(_NESTED)):  # a mapping may hold itself
+        inner = [content[key] for key in _NESTED if isinstance(content, Mapping) and key in content]
+        content = next((value for value in inner if isinstance(value, Mapping)), content)
     if not (isinstance(content, Mapping) and content and all(map(_is_entry, content.items()))):
-        raise ValueError(f"checkpoint {path} holds no state dict (a mapping from names to tensors)")
+        raise ValueError(f"checkpoint {path} holds no state dict (a mapping from names to plain tensors)")
     return {_strip_wrappers(key): value for key, value in content.items()}
 
 
+def _check_zip(path: Path) -> None:
+    """Raise ValueError if a byte of it is not what `torch.save` wrote: torch.load skips the checksums."""
+    if not zipfile.is_zipfile(path):  # the format before torch 1.6
+        return
+    with zipfile.ZipFile(path) as archive:
+        if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+            raise ValueError("it is compressed, which torch.save never does")  # and might be a zip bomb
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise ValueError(f"it is damaged: the checksum of {damaged} is wrong")
+
+
 def _is_entry(item: tuple) -> bool:
-    return isinstance(item[0], str) and isinstance(item[1], Tensor)
+    name, value = item
+    plain = isinstance(value, Tensor) and value.layout is torch.strided and not value.is_meta
+    return isinstance(name, str) and plain and not value.is_quantized and not value.is_complex()
 
 
 def _strip_wrappers(key: str) -> str:

@@ -37,7 +37,8 @@ def load(request: Request) -> Source:
     arrays = [_read(request, filename, md5) for filename, md5 in FashionMNIST.resources]
     splits = []
     for images, labels in (arrays[:2], arrays[2:]):
-        if images.ndim != 3 or labels.shape != images.shape[:1] or images.shape[1] != images.shape[2]:
+        square = images.ndim == 3 and images.shape[1] == images.shape[2] > 0
+        if not square or not len(images) or labels.shape != images.shape[:1]:
             raise DataError(f"fashion-mnist: images {images.shape} and labels {labels.shape} do not match")
         if labels.max(initial=0) >= len(FashionMNIST.classes):
             raise DataError(f"fashion-mnist: label {labels.max()} is not one of its ten classes")
@@ -75,6 +76,6 @@ def _idx(content: bytes, path: Path) -> np.ndarray:
     except struct.error as error:
         raise DataError(f"{path} is damaged: {one_line(error)}; move it away and get it again") from error
     start = 4 + 4 * dimensions
-    if zeros or kind != _UBYTE or len(content) != start + math.prod(shape):
+    if zeros or kind != _UBYTE or dimensions > 3 or len(content) != start + math.prod(shape):
         raise DataError(f"{path} is damaged: its header and its length differ; move it away and get it again")
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy()

@@ -48,7 +48,7 @@ def _list(root: Path, split: str) -> dict[str, list[str]]:
             for images in names.values()
             for name in images
         )
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise DataError(f"{file} cannot be read: {one_line(error)}") from error
     if not good or len(names) < 2:
         raise DataError(f"{file} is damaged: expected a list of image names for each of two or more classes")
