@@ -126,9 +126,10 @@ def _sum_over_classes(phi, logits: Tensor, target: Tensor | None, weight: Tensor
 
 
 def _reduce(loss: Tensor, scale: float, denominator: Tensor | int, reduction: str) -> Tensor:
+    if reduction == "none":
+        return loss * scale
     # The mean divides before it sums: a sum of large but finite terms may overflow where the mean does not.
-    loss = loss * (scale / denominator if reduction == "mean" else scale)
-    return loss if reduction == "none" else loss.sum()
+    return (loss / (denominator / scale)).sum() if reduction == "mean" else (loss * scale).sum()
 
 
 class ClassLoss(nn.Module):

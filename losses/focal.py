@@ -1,6 +1,7 @@
 """The focal loss of Lin et al., with the arguments of ``nn.CrossEntropyLoss``."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .base import ClassLoss, check_real, class_loss
@@ -50,7 +51,7 @@ def focal_loss(
         # Below, ℓ ↦ (…)^γ has an infinite slope at 0 for γ < 1; above, float32 logits can be further
         # apart than float32 can say, which leaves ℓ infinite.
         info = torch.finfo(ell.dtype)
-        ell = ell.clamp(info.tiny, info.max**0.5)
+        ell = F.hardtanh(ell, info.tiny, info.max**0.5)  # a clamp, in fewer kernels
         return (-torch.expm1(-ell)).pow(gamma) * ell
 
     return class_loss(

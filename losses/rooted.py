@@ -43,10 +43,12 @@ def exact_range(dtype: torch.dtype, k: float, m: float) -> float:
 
 def expm1_then_linear(x: Tensor, start: float) -> Tensor:
     """e^x − 1 up to `start`, then its tangent there (so C¹), and constant from ``start + LINEAR_RANGE``."""
-    # Masks rather than two clamps, whose slopes at the join itself would add up to something else.
-    beyond = x > start
-    line = torch.where(beyond, x - start, 0.0).clamp(max=LINEAR_RANGE)
-    return torch.expm1(torch.where(beyond, start, x)) + math.exp(start) * line
+    # The join itself belongs to the exponential: masked_fill keeps its slope there, and hardtanh's is 0 at
+    # both its ends (clamp's differs between versions). hardtanh and add are one operation each way, and on
+    # a batch of losses it is their number that costs.
+    below = x.masked_fill(x > start, start)
+    line = F.hardtanh(x - start, 0.0, LINEAR_RANGE)
+    return torch.add(torch.expm1(below), line, alpha=math.exp(start))
 
 
 def root_loss(

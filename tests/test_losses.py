@@ -222,6 +222,27 @@ def test_the_slope_at_the_very_join_is_that_of_both_sides():
     torch.testing.assert_close(slope, torch.full_like(slope, math.exp(2)))
 
 
+def test_torch_func_sees_the_exponential_and_the_line():
+    x = torch.tensor([1.0, 2.0, 3.0, 2.0 + 2 * losses.rooted.LINEAR_RANGE], dtype=torch.float64)
+
+    def f(x):
+        return losses.rooted.expm1_then_linear(x, 2.0)
+
+    slopes = torch.tensor([math.exp(1), math.exp(2), math.exp(2), 0.0], dtype=torch.float64)
+    torch.testing.assert_close(torch.func.vmap(torch.func.grad(f))(x), slopes)
+    torch.testing.assert_close(torch.func.jvp(f, (x,), (torch.ones_like(x),))[1], slopes)
+    curvature = torch.func.vmap(torch.func.grad(torch.func.grad(f)))(x)
+    torch.testing.assert_close(curvature[[0, 2]], torch.tensor([math.e, 0.0], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("name", CLASS_LOSSES)
+def test_a_logit_that_is_nan_gives_a_loss_that_is_nan(name, batch):
+    logits, target = batch
+    logits[2, 1] = math.nan
+    loss = CLASS_LOSSES[name](logits, target, reduction="none")
+    assert loss.isnan().tolist() == [False, False, True, False, False, False]
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", CLASS_LOSSES)
 def test_half_precision_is_computed_in_float32(name, dtype, batch):
