@@ -26,8 +26,8 @@ FREE_ON_RESUME = {
 COMPILE_FROM_STEPS = 2000
 
 
-def parse_args(argv=None):
-    """The flags, and the names of those that were typed."""
+def build_parser():
+    """Every flag, in the groups of --help."""
     parser = Parser("train.py", __doc__)
 
     # fmt: off
@@ -47,8 +47,9 @@ def parse_args(argv=None):
 
     net = parser.add_argument_group("net").add_argument
     net("--net", default="ViT", metavar="NAME", help="a name of --list-nets, or timm:NAME")
-    net("--patch", type=number(int, 1), default=4, metavar="PX", help="patch size of the ViTs and CaiT")
-    net("--dimhead", type=number(int, 1), default=512, metavar="D", help="width of the ViTs and CaiT")
+    net("--patch", type=number(int, 1, 65536), default=4, metavar="PX",
+        help="patch size of the ViTs and CaiT")
+    net("--dimhead", type=number(int, 1, 65536), default=512, metavar="D", help="width of the ViTs and CaiT")
     net("--pretrained", action="store_true", help="start from timm's pretrained weights")
     net("--checkpoint", default="", metavar="FILE", help="start from the weights in a .pt or .safetensors")
     net("--list-nets", action="store_true", help="print the nets and their parameters, and exit")
@@ -64,21 +65,22 @@ def parse_args(argv=None):
          help="share of the target spread over all classes")
 
     training = parser.add_argument_group("training").add_argument
-    training("--epochs", "--n_epochs", type=number(int, 1), default=200, metavar="N",
+    training("--epochs", "--n_epochs", type=number(int, 1, 10**9), default=200, metavar="N",
              help="passes over the training data")
-    training("--bs", type=number(int, 1), default=512, metavar="N", help="images a step, over all processes")
-    training("--accumulate", type=number(int, 1), default=1, metavar="N",
+    training("--bs", type=number(int, 1, 10**9), default=512, metavar="N",
+             help="images a step, over all processes")
+    training("--accumulate", type=number(int, 1, 10**9), default=1, metavar="N",
              help="run each batch in N parts, for a --bs that does not fit in memory")
     training("--lr", type=number(float, 0, above=True), metavar="LR",
              help="peak learning rate (default: 1e-4 for transformers, 1e-3 for CNNs)")
     training("--opt", choices=("adam", "adamw", "sgd"), default="adam", help="sgd has momentum 0.9")
     training("--weight-decay", type=number(float, 0), default=0.0, metavar="W", help="of all parameters")
-    training("--warmup", type=number(float, 0), default=0.0, metavar="E",
+    training("--warmup", type=number(float, 0, 1e6), default=0.0, metavar="E",
              help="epochs of linear warm-up before the cosine")
     training("--clip-grad", type=number(float, 0), default=0.0, metavar="NORM",
              help="largest norm of the gradient (default: no limit)")
     training("--seed", type=number(int, 0, 2**31 - 1), default=0, metavar="N", help="same seed, same run")
-    training("--max-steps", type=number(int, 0), default=0, metavar="N",
+    training("--max-steps", type=number(int, 0, 10**12), default=0, metavar="N",
              help="end after N steps (default: off)")
 
     device = parser.add_argument_group("device").add_argument
@@ -99,12 +101,25 @@ def parse_args(argv=None):
     run("--eval-only", action="store_true", help="test --checkpoint or --resume's best.pt, and exit")
     run("--wandb", action="store_true", help="log to Weights & Biases too (pip install wandb)")
     # fmt: on
-    return parser.parse_typed(argv)
+    return parser
+
+
+def parse_args(argv=None):
+    """The flags, and the names of those that were typed."""
+    parser = build_parser()
+    args, typed = parser.parse_typed(argv)
+    for name in ("dataset", "net", "data_dir", "out", "run_name", "checkpoint", "resume"):
+        if name in typed and not getattr(args, name):  # an unset variable of the shell, as a rule
+            parser.error(f"--{name.replace('_', '-')} is empty: give it a value, or leave it out")
+    return args, typed
 
 
 def main(argv=None):
     args, typed = parse_args(argv)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
     from data import DataError
+    from engine.precision import is_out_of_memory
 
     try:
         if args.list_nets:
@@ -113,6 +128,11 @@ def main(argv=None):
             train(args, typed)
     except (UserError, DataError) as error:
         fail(error, code=getattr(error, "exit_code", EXIT_USAGE))
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        reason = str(error).split("\n")[0][:200]
+        fail(f"out of memory: try --accumulate 2 or more, a smaller --bs, --size or net ({reason})")
 
 
 def train(args, typed):
@@ -129,7 +149,7 @@ def train(args, typed):
 
     automatic = args.resume == "auto"
     if args.resume and not automatic:
-        take_flags_of(args.resume, args, typed, FREE_ON_RESUME)
+        take_flags_of(args.resume, args, typed, FREE_ON_RESUME, build_parser())
     elif args.eval_only and (automatic or not args.checkpoint):
         raise UserError("--eval-only needs weights to test: --resume RUN_DIR or --checkpoint FILE")
     world = World(args.device)

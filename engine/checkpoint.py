@@ -3,6 +3,7 @@
 import pickle
 import random
 import warnings
+import zipfile
 from pathlib import Path
 from typing import BinaryIO
 
@@ -36,6 +37,11 @@ def load_checkpoint(path: Path) -> dict:
     try:
         with warnings.catch_warnings():  # what torch would warn of, the errors below say
             warnings.simplefilter("ignore")
+            if zipfile.is_zipfile(path):  # torch does not look at the checksums that it wrote
+                with zipfile.ZipFile(path) as archive:
+                    bad = archive.testzip()
+                if bad:
+                    raise OSError(f"the checksum of {bad} is wrong")
             state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: the run stopped before its first checkpoint") from None
@@ -45,7 +51,9 @@ def load_checkpoint(path: Path) -> dict:
         ) from None
     except Exception as error:  # a damaged file can make the reader fail in any way
         text = " ".join(str(error).split())[:120] or type(error).__name__
-        raise UserError(f"{path} is damaged or not readable: {text}") from None
+        raise UserError(
+            f"{path} is damaged or not readable: {text}; the run can be started anew with another --run-name"
+        ) from None
     if not isinstance(state, dict) or "model" not in state:
         raise UserError(f"{path} is not a checkpoint of this program: it holds no 'model'")
     return state

@@ -1,7 +1,9 @@
 """What the command lines share: one-line errors with exit code 2, and the types of flags."""
 
 import argparse
+import difflib
 import math
+import re
 import sys
 
 EXIT_USAGE = 2
@@ -29,6 +31,10 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> None:
+        unknown = re.search(r"unrecognized arguments: (--[\w-]+)", message)
+        if unknown:
+            near = difflib.get_close_matches(unknown[1], self._option_string_actions, 1)
+            message += f"; did you mean {near[0]}?" if near else "; --help lists the flags"
         fail(message, self.prog)
 
     def parse_typed(self, argv: list[str] | None) -> tuple[argparse.Namespace, set[str]]:
@@ -38,6 +44,22 @@ class Parser(argparse.ArgumentParser):
         blank = argparse.Namespace(**dict.fromkeys(vars(args), unset))
         typed = vars(self.parse_args(argv, blank))
         return args, {name for name, value in typed.items() if value is not unset}
+
+    def check(self, values: dict) -> None:
+        """Raise ``ValueError`` unless each value is one that its flag could have on the command line."""
+        for action in self._actions:
+            value = values.get(action.dest, action.default)
+            if value == action.default and type(value) is type(action.default):
+                continue
+            fits = type(value) is bool if action.nargs == 0 else type(value) in (str, int, float)
+            try:
+                if fits and action.nargs != 0:
+                    fits = self._get_value(action, str(value)) == value
+                    self._check_value(action, value)
+            except argparse.ArgumentError as error:
+                raise ValueError(str(error)) from None
+            if not fits:
+                raise ValueError(f"{action.dest} is {value!r}")
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -64,9 +86,9 @@ def fail(message: object, prog: str = "train.py", code: int = EXIT_USAGE) -> Non
 def interval(text: str) -> str:
     """An argparse type: ``"50"`` for every 50 steps, ``"30s"`` for every 30 seconds; given back as it is."""
     try:
-        if float(text[:-1]) > 0 if text.endswith("s") else int(text) > 0:
+        if 0 < (float(text[:-1]) if text.endswith("s") else int(text)) < 1e9:
             return text
-    except ValueError:
+    except (ValueError, OverflowError):
         pass
     raise argparse.ArgumentTypeError(f"must be a number of steps (50) or seconds (30s), got {text!r}")
 
@@ -79,9 +101,10 @@ def number(kind: type, low: float, high: float = math.inf, *, above: bool = Fals
     def parse(text: str) -> float:
         try:
             value = kind(text)
-        except ValueError:
-            value = math.nan
-        ok = math.isfinite(value) and (low < value if above else low <= value)
+            ok = math.isfinite(value)
+        except (ValueError, OverflowError):
+            value, ok = math.nan, False
+        ok = ok and (low < value if above else low <= value)
         if not ok or not (value < high if below else value <= high):
             raise argparse.ArgumentTypeError(f"must be {wanted}, got {text!r}")
         return value

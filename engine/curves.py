@@ -5,7 +5,6 @@ from pathlib import Path
 
 from .files import write_atomically
 
-
 # Okabe & Ito's blue and vermilion: told apart by everyone, and in grey print by their dashes.
 TRAIN = {"color": "#0072B2", "linestyle": "--", "label": "training"}
 TEST = {"color": "#D55E00", "linestyle": "-", "label": "test"}
@@ -31,7 +30,7 @@ def draw_curves(rows: list[dict], path: Path, title: str) -> None:
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(title, fontsize=11, parse_math=False)
     image = io.BytesIO()
     figure.savefig(image, dpi=110, format="png")
     write_atomically(path, lambda file: file.write(image.getvalue()))

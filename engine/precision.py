@@ -3,6 +3,14 @@
 import torch
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the device, or the host, had no room for a tensor; torch says so in several ways."""
+    said = ("allocate memory", "Storage size calculation overflowed", "not enough memory")
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
+        text in str(error) for text in said
+    )
+
+
 class Precision:
     """bfloat16 autocast on CUDA, or float16 with a gradient scaler on GPUs that lack bfloat16.
 

@@ -9,9 +9,10 @@ import platform
 import re
 import subprocess
 from argparse import Namespace
+from contextlib import suppress
 from pathlib import Path
 
-from .cli import UserError
+from .cli import Parser, UserError
 from .curves import draw_curves
 from .files import write_atomically
 
@@ -54,7 +55,8 @@ class RunDirectory:
             raise UserError(f"cannot use {self.path} as run directory: {error.strerror}") from None
         self._take_lock()
         for leftover in self.path.glob(".*.tmp"):  # of a process that was killed while it wrote
-            leftover.unlink(missing_ok=True)
+            with suppress(OSError):
+                leftover.unlink()
 
     def _take_lock(self) -> None:
         try:
@@ -75,6 +77,8 @@ class RunDirectory:
         """
         if name != Path(name).name or name == "..":
             raise UserError(f"--run-name must be a plain name, not a path, got {name!r}")
+        if not f"{out}{name}".isprintable():
+            raise UserError(f"--out and --run-name must be printable text, got {str(out)!r} and {name!r}")
         default_name = re.sub(r"[^\w.+]+", "-", default_name)
         for number in itertools.count(1):
             path = Path(out) / (name or (default_name if number == 1 else f"{default_name}-{number}"))
@@ -87,7 +91,9 @@ class RunDirectory:
                 if name and all(file.name.startswith(".") for file in path.iterdir()):
                     return cls(path)
             except OSError as error:
-                raise UserError(f"cannot make the run directory {path}: {error.strerror}") from None
+                raise UserError(
+                    f"cannot make the run directory {path}: {error.strerror}; choose another --out"
+                ) from None
             if name:
                 raise UserError(f"{path} exists: go on with --resume {path}, or take another --run-name")
 
@@ -160,7 +166,7 @@ class RunDirectory:
         self._lock.close()
 
 
-def take_flags_of(path: Path, args: Namespace, typed: set[str], free: set[str]) -> None:
+def take_flags_of(path: Path, args: Namespace, typed: set[str], free: set[str], parser: Parser) -> None:
     """Give `args` the flags of the run at `path`, but for those of `free` that were typed anew.
 
     Parameters
@@ -173,6 +179,8 @@ def take_flags_of(path: Path, args: Namespace, typed: set[str], free: set[str]) 
         The flags that stood on the command line.
     free : set of str
         Flags that a run may change when it goes on.
+    parser : Parser
+        Whose types the run's flags must have.
 
     Raises
     ------
@@ -185,10 +193,13 @@ def take_flags_of(path: Path, args: Namespace, typed: set[str], free: set[str]) 
         saved = {n: config.get(n, v) for n, v in vars(args).items() if n not in NOT_OF_THE_RUN | typed}
         saved |= {n: config[n] for n in typed - NOT_OF_THE_RUN if n in config}
         saved["epochs"] = config["epochs"]
+        parser.check(saved)
     except OSError:
         raise UserError(f"--resume {path}: not a run directory (it has no config.json)") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"--resume {path}: its config.json is damaged, or of another version") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(
+            f"--resume {path}: its config.json is damaged, or of another version ({str(error)[:120]})"
+        ) from None
     for name, value in saved.items():
         if name not in typed:
             setattr(args, name, value)
@@ -219,7 +230,7 @@ def find_run(out: Path, flags: dict) -> Path | None:
             saved = json.loads(config.read_text())
             if all(name in saved and saved[name] == value for name, value in wanted.items()):
                 found.append((config.stat().st_mtime_ns, config.parent))
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, RecursionError):
             continue  # not a run that could be gone on with
     return max(found)[1] if found else None
 

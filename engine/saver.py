@@ -108,19 +108,65 @@ class Saver:
             return Progress()
         state = load_checkpoint(self.directory / "last.pt")
         try:
+            progress = _checked(state["progress"])
             self.net.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            self._load_optimizer(state["optimizer"])
             self.scaler.load_state_dict(state["scaler"])
-            progress, totals, random = Progress(**state["progress"]), state["totals"], state["random"]
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            text = str(error).splitlines()[0]
-            raise UserError(f"{self.directory}/last.pt does not fit this run: {text}") from None
-        if len(random) == self.world.size:
-            set_random_state(random[self.world.rank], self.world.device)
-            self.meter.totals.copy_(totals[self.world.rank])
-        elif self.world.is_main:
-            self.meter.totals.copy_(sum(totals))
+            totals, random = state["totals"], state["random"]
+            if len(random) == self.world.size:
+                set_random_state(random[self.world.rank], self.world.device)
+                self.meter.totals.copy_(totals[self.world.rank])
+            elif self.world.is_main:
+                self.meter.totals.copy_(sum(totals))
+            # A run that --max-steps ended within an epoch has a row for it, which the whole epoch replaces.
+            progress.rows = [row for row in progress.rows if row["epoch"] <= progress.epoch]
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
+            text = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"{self.directory}/last.pt does not fit this run: {text}; start anew with another "
+                f"--run-name, or from its weights with --checkpoint {self.directory}/best.pt"
+            ) from None
         self._saved_step = progress.step
-        # A run that --max-steps ended within an epoch has a row for it, which the whole epoch replaces.
-        progress.rows = [row for row in progress.rows if row["epoch"] <= progress.epoch]
         return progress
+
+    def _load_optimizer(self, saved: dict) -> None:
+        """Its state alone: learning rate and the like come from the flags. Fused kernels trust the shapes."""
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
+        kinds = set()
+        for group in self.optimizer.param_groups:
+            for parameter in group["params"]:
+                state = self.optimizer.state.get(parameter, {})
+                kinds.add(frozenset(state))
+                for name, x in state.items():
+                    shape = () if name == "step" else parameter.shape
+                    if not (torch.is_tensor(x) and x.is_floating_point() and x.shape == shape):
+                        raise ValueError(f"the optimiser's {name} does not fit its parameter")
+        wanted = _OPTIMIZER_STATE[type(self.optimizer)]
+        if not kinds <= {frozenset(), wanted}:
+            raise ValueError(f"the optimiser's state must be {', '.join(sorted(wanted))}")
+
+
+_ADAM = frozenset(("step", "exp_avg", "exp_avg_sq"))
+_OPTIMIZER_STATE = {
+    torch.optim.Adam: _ADAM,
+    torch.optim.AdamW: _ADAM,
+    torch.optim.SGD: frozenset(("momentum_buffer",)),
+}
+
+
+def _checked(saved: dict) -> Progress:
+    """The progress, if every value of it is of the kind that is saved."""
+    blank = asdict(Progress())
+    fits = saved.keys() == blank.keys() and all(
+        type(saved[name]) is type(value) or (type(value) is float and type(saved[name]) is int)
+        for name, value in blank.items()
+    )
+    if not fits or min(saved["epoch"], saved["batch"], saved["step"]) < 0:
+        raise ValueError("its progress is damaged")
+    for row in saved["rows"]:
+        if not {"epoch", "step", "test_acc"} <= row.keys() or not all(
+            type(v) in (int, float) for v in row.values()
+        ):
+            raise ValueError("a row of its metrics is damaged")
+    return Progress(**saved)

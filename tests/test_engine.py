@@ -12,6 +12,7 @@ import torch
 from engine import checkpoint, optim
 from engine.cli import Parser, UserError, number
 from engine.distributed import World
+from engine.files import write_atomically
 from engine.meter import Diverged, Meter
 from engine.run_directory import COLUMNS, RunDirectory, take_flags_of
 from engine.saver import Progress, Saver
@@ -171,6 +172,42 @@ def test_a_checkpoint_of_another_net_is_refused(saver):
         saver.restore()
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda s: next(iter(s["optimizer"]["state"].values())).update(exp_avg=torch.zeros(3)),
+        lambda s: next(iter(s["optimizer"]["state"].values())).pop("exp_avg_sq"),
+        lambda s: s.update(optimizer=None),
+        lambda s: s["progress"].update(step="x"),
+        lambda s: s["progress"].update(step=-5),
+        lambda s: s["progress"].update(rows=[{}]),
+        lambda s: s["progress"].update(rows=None),
+        lambda s: s.update(totals=[]),
+        lambda s: s.update(random=[{}]),
+    ],
+)
+def test_a_checkpoint_whose_values_are_damaged_is_refused_and_not_trusted(saver, damage):
+    steps(saver, 1)  # so that the optimiser has a state
+    saver.save(Progress())
+    path = saver.directory / "last.pt"
+    state = torch.load(path, weights_only=True)
+    damage(state)
+    torch.save(state, path)
+    with pytest.raises(UserError, match=r"does not fit this run.*--checkpoint"):
+        saver.restore()
+
+
+def test_a_flipped_bit_in_a_checkpoint_is_noticed(saver):
+    saver.save(Progress())
+    path = saver.directory / "last.pt"
+    content = bytearray(path.read_bytes())
+    weight = saver.net[0].weight.detach().numpy().tobytes()
+    content[content.index(weight)] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="checksum"):
+        saver.restore()
+
+
 # --- run directory ----------------------------------------------------------------------------------
 
 
@@ -217,15 +254,22 @@ def test_wandb_says_what_to_install_when_it_is_missing(tmp_path, monkeypatch):
 
 def test_a_resumed_run_takes_the_flags_of_the_run(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"k": 8.0, "lr": 0.1, "epochs": 5, "resume": ""}))
+    parser = Parser("train.py", "what it is\n\nexamples")
+    parser.add_argument("--k", type=number(float, 1), default=3.0)
+    parser.add_argument("--lr", type=number(float, 0))
+    parser.add_argument("--epochs", type=number(int, 1), default=200)
+    parser.add_argument("--resume", default="")
     args = Namespace(k=3.0, lr=None, epochs=9, resume="x")
-    take_flags_of(tmp_path, args, {"epochs", "resume"}, {"epochs"})
+    take_flags_of(tmp_path, args, {"epochs", "resume"}, {"epochs"}, parser)
     assert (args.k, args.lr, args.epochs, args.resume) == (8.0, 0.1, 9, "x")
-    for damage in ("", "[]", '{"k": 8.0}'):
+    too_deep = "[" * 100_000
+    wrong = ('{"epochs": "9"}', '{"epochs": 9, "k": 0.5}', '{"epochs": 9, "lr": [1]}', '{"epochs": 9.5}')
+    for damage in ("", "[]", '{"k": 8.0}', too_deep, *wrong):
         (tmp_path / "config.json").write_text(damage)
         with pytest.raises(UserError, match="damaged"):
-            take_flags_of(tmp_path, args, set(), set())
+            take_flags_of(tmp_path, args, set(), set(), parser)
     with pytest.raises(UserError, match="not a run directory"):
-        take_flags_of(tmp_path / "none", args, set(), set())
+        take_flags_of(tmp_path / "none", args, set(), set(), parser)
 
 
 # --- command line and world -------------------------------------------------------------------------
