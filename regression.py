@@ -15,7 +15,7 @@ import os
 import sys
 from pathlib import Path
 
-from engine.cli import Parser, number
+from engine.cli import EXIT_USAGE, Parser, number
 
 OPTIMIZERS = ("gd", "nesterov", "lbfgs", "newton")
 # More parameters than this, and a dense Hessian no longer fits in a moment or in memory.
@@ -68,12 +68,17 @@ def parse_args(argv=None):
     how.add_argument("--max-iter", type=number(int, 1), default=10000, help="iterations at most")
 
     run = parser.add_argument_group("run")
-    run.add_argument("--seed", type=number(int, 0), default=0, help="of synthetic data and of the split")
+    run.add_argument(
+        "--seed", type=number(int, 0, 2**32 - 1), default=0, help="of synthetic data and of the split"
+    )
     run.add_argument("--out", help="directory for the table and plots (default: ./runs/regression-<dataset>)")
     args = parser.parse_args(argv)
     args.k, args.l2 = list(dict.fromkeys(args.k)), list(dict.fromkeys(args.l2))
     args.optimizer = list(dict.fromkeys(args.optimizer))
     args.lr = list(dict.fromkeys(args.lr or [None]))
+    for name in ("dataset", "target", "test_file", "data_dir", "out"):
+        if getattr(args, name) == "":  # an unset variable of the shell, as a rule
+            parser.error(f"--{name.replace('_', '-')} is empty: give it a value, or leave it out")
     if args.test_file and args.dataset in ("synthetic", "madelon", "wine", "breast_cancer", "digits"):
         parser.error(f"--test-file goes with a file as --dataset, not with {args.dataset}")
     return args
@@ -165,7 +170,9 @@ def write_results(out, args, dataset, runs):
 def main(argv=None) -> int:
     args = parse_args(argv)
     # After parsing: --help and wrong usage should not wait for torch and scikit-learn
-    from logreg import datasets, table
+    import numpy as np
+
+    from logreg import datasets
 
     try:
         dataset = datasets.load(
@@ -182,9 +189,23 @@ def main(argv=None) -> int:
         slug = dataset.name.replace(":", "-").replace("/", "-")
         out = Path(args.out or f"./runs/regression-{slug}")
         out.mkdir(parents=True, exist_ok=True)
-    except (datasets.DataError, OSError) as error:
-        print(f"regression.py: error: {error}", file=sys.stderr)
-        return 2
+        with np.errstate(all="ignore"):  # numbers at the end of float64: the table shows what came of them
+            return study(args, dataset, out)
+    except datasets.DataError as error:
+        mistake = error
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        mistake = f"{error}; give another file or directory"
+    except MemoryError as error:
+        mistake = f"out of memory ({error}); use fewer samples or features"
+    print(f"regression.py: error: {' '.join(str(mistake).split())}", file=sys.stderr)
+    return EXIT_USAGE
+
+
+def study(args, dataset, out) -> int:
+    """Make every run, print the table and write the results; the exit code."""
+    from logreg import table
 
     print(f"{dataset}; tolerance {args.tol:g}, seed {args.seed}")
     print(table.header())
@@ -212,6 +233,7 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="backslashreplace")  # a terminal need not know every character
     try:
         sys.exit(main())
     except KeyboardInterrupt:

@@ -4,13 +4,16 @@ A new one is a function ``seed → X, y`` and a line in ``SKLEARN``, or a branch
 """
 
 import difflib
+import http.client
+import os
+import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from .readers import SUFFIXES, DataError, is_sparse, read_file
+from .readers import SUFFIXES, DataError, check_size, is_sparse, read_file
 
 
 @dataclass
@@ -47,6 +50,7 @@ def synthetic(seed, n=500, d=2, margin=0.0, condition=10.0):
     """
     from scipy.stats import truncnorm
 
+    check_size(max(n, d), d, "synthetic: --n and --d")
     rng = np.random.default_rng(seed)
     y = rng.permutation(np.arange(n) % 2)
     low = margin - 1 if margin > 0 else -np.inf
@@ -94,8 +98,11 @@ def _openml(name, data_dir):
 
     from sklearn.datasets import fetch_openml
 
-    if not name:
-        raise DataError("openml: needs a name, as in openml:diabetes, or a number, as in openml:37")
+    # Else it could lead out of the address of the query, and out of the directory of what was downloaded.
+    if not re.fullmatch(r"[\w.()+,-]{1,200}", name, re.ASCII):
+        raise DataError(
+            f"openml: needs a name, as in openml:diabetes, or a number, as in openml:37, not {name!r:.60}"
+        )
     which = {"data_id": int(name)} if name.isdigit() else {"name": name}
     hint = f"with no network, only sets already in {data_dir} can be used; or give a local file"
     with warnings.catch_warnings():
@@ -105,7 +112,7 @@ def _openml(name, data_dir):
             bunch = fetch_openml(
                 **which, data_home=str(data_dir), as_frame=False, parser="liac-arff", n_retries=1, delay=0.5
             )
-        except (URLError, TimeoutError, ConnectionError) as error:
+        except (URLError, TimeoutError, ConnectionError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", error)
             raise DataError(f"cannot fetch openml:{name} ({reason}); {hint}") from None
         except ValueError as error:
@@ -121,7 +128,7 @@ def _openml(name, data_dir):
 
 
 def _is_file(name) -> bool:
-    return Path(name).suffix.lower() in SUFFIXES or Path(name).name != name or Path(name).exists()
+    return Path(name).suffix.lower() in SUFFIXES or os.path.basename(name) != name or os.path.exists(name)
 
 
 def load(name, *, data_dir="datasets", target=None, test_file=None, test_size=0.25, seed=0, **options):
@@ -159,8 +166,9 @@ def load(name, *, data_dir="datasets", target=None, test_file=None, test_size=0.
             if is_sparse(name) and is_sparse(test_file):
                 # Such a file is as wide as the largest index in it.
                 width = max(X.shape[1], X_test.shape[1])
+                check_size(max(len(X), len(X_test)), width, f"{name} and {test_file}")
                 X, X_test = (np.pad(part, ((0, 0), (0, width - part.shape[1]))) for part in (X, X_test))
-        name = Path(name).stem
+        name = Path(name).stem.encode(errors="replace").decode()  # names of files need not be text
     else:
         near = difflib.get_close_matches(name, NAMES, n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
@@ -173,11 +181,21 @@ def load(name, *, data_dir="datasets", target=None, test_file=None, test_size=0.
         codes_test = _codes_of_test(test_file, classes, y_test, X.shape[1], X_test.shape[1])
     else:
         X, X_test, codes, codes_test = _split(name, X, codes, test_size, seed)
-    mean, scale = X.mean(axis=0), X.std(axis=0)
+    with np.errstate(all="ignore"):
+        mean, scale = X.mean(axis=0), X.std(axis=0)
+    if not np.isfinite(scale).all():
+        column = int(np.argmin(np.isfinite(scale)))
+        raise DataError(f"{name}: the squares of feature {column} overflow; rescale it first")
     # A constant column carries nothing; rounding of its mean must not be blown up to unit variance.
     scale[scale <= 1e-12 * np.abs(mean)] = 1.0
     classes = [str(c) for c in classes]
-    return Dataset(name, (X - mean) / scale, codes, (X_test - mean) / scale, codes_test, classes)
+    with np.errstate(all="ignore"):
+        X, X_test = ((part - mean) / scale for part in (X, X_test))
+    if not np.isfinite(X_test).all():
+        raise DataError(
+            f"{name}: a test sample is too far from the training samples for float64; rescale them"
+        )
+    return Dataset(name, X, codes, X_test, codes_test, classes)
 
 
 def _check(name, X, classes, codes):
@@ -187,7 +205,7 @@ def _check(name, X, classes, codes):
         row, column = np.argwhere(~np.isfinite(X))[0]
         raise DataError(f"{name}: feature {column} of sample {row} is missing or not finite")
     if len(classes) < 2:
-        raise DataError(f"{name}: one class only ({classes[0]!r}), at least two are needed")
+        raise DataError(f"{name}: one class only ({str(classes[0])!r:.40}), at least two are needed")
     if len(classes) > max(2, len(X) // 2):
         raise DataError(
             f"{name}: the target has {len(classes)} values in {len(X)} samples, not a class column"
@@ -201,7 +219,8 @@ def _codes_of_test(path, classes, labels, width, test_width):
     known = {label: code for code, label in enumerate(classes)}
     unknown = sorted(set(labels) - set(known))
     if unknown:
-        raise DataError(f"{path} has classes that the training file lacks: {', '.join(unknown[:5])}")
+        names = ", ".join(label[:40] for label in unknown[:5])
+        raise DataError(f"{path} has classes that the training file lacks: {names}; remove their samples")
     return np.array([known[label] for label in labels])
 
 
@@ -215,4 +234,6 @@ def _split(name, X, codes, test_size, seed):
     try:
         return train_test_split(X, codes, test_size=test_size, stratify=codes, random_state=seed)
     except ValueError as error:
-        raise DataError(f"{name}: cannot split {len(X)} samples: {error}") from None
+        raise DataError(
+            f"{name}: cannot split {len(X)} samples: {error}; choose another --test-size, or give --test-file"
+        ) from None

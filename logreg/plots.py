@@ -1,5 +1,7 @@
 """The figures of ``regression.py``: 800 pixels wide, told apart by colour-blind eyes and in grey print."""
 
+import warnings
+
 import matplotlib
 
 matplotlib.use("Agg")
@@ -26,8 +28,15 @@ def _style(i: int | None) -> dict:
     return {"color": COLOURS[i % 6], "dashes": DASHES[i % 5], "linewidth": 1.6}
 
 
+def _plain(text: str) -> str:
+    """A name from a file as it is: no dollars that mean mathematics, no line breaks, no end of a length."""
+    return "".join(c if c.isprintable() else "?" for c in text[:60]).replace("$", r"\$")
+
+
 def _save(figure, path):
-    figure.savefig(path, dpi=DPI, pil_kwargs={"optimize": True})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # names in any script
+        figure.savefig(path, dpi=DPI, pil_kwargs={"optimize": True})
     plt.close(figure)
     return path
 
@@ -108,7 +117,7 @@ def plot_convergence(path, runs, l2, x="iterations", title=""):
             axes[row, 1].set_title(f"{optimizer}: sub-optimality F − F*")
         for axis in axes[-1]:
             axis.set_xlabel("iterations" if x == "iterations" else "milliseconds")
-        figure.suptitle(f"{title}, l2 = {l2:g}", fontsize=10)
+        figure.suptitle(f"{_plain(title)}, l2 = {l2:g}", fontsize=10)
         _legend_below(figure, axes[0, 0], 6)
         return _save(figure, path)
 
@@ -144,8 +153,9 @@ def plot_condition(path, conditions, title=""):
         ticks = sorted({k for by_k in conditions.values() for k in by_k if k is not None})
         axis.set_xticks(ticks, [f"{k:g}" for k in ticks])
         axis.set_xticks([], minor=True)
-        axis.set_title(f"{title}: condition number at the solution")
-        axis.legend()
+        axis.set_title(f"{_plain(title)}: condition number at the solution")
+        if axis.get_legend_handles_labels()[0]:  # and not all of them infinite
+            axis.legend()
         return _save(figure, path)
 
 
@@ -163,7 +173,7 @@ def plot_boundaries(path, dataset, runs, title):
                 marker=MARKERS[c % 6],
                 alpha=0.35,
                 color=COLOURS[(c + 1) % 6],
-                label=f"class {name}",
+                label=f"class {_plain(name)}",
             )
         for run in runs:
             scores = run["problem"].scores(run["result"].w, grid)
@@ -181,6 +191,6 @@ def plot_boundaries(path, dataset, runs, title):
             )
             axis.plot([], [], label=run["objective"], **style)
         axis.set(xlabel="feature 0 (standardised)", ylabel="feature 1 (standardised)")
-        axis.set_title(f"{dataset.name}: {title}")
+        axis.set_title(f"{_plain(dataset.name)}: {title}")
         _legend_below(figure, axis, 7)
         return _save(figure, path)

@@ -8,10 +8,17 @@ import numpy as np
 
 SUFFIXES = (".csv", ".data", ".svm", ".libsvm")
 MISSING = {"", "?", "na", "nan", "null"}
+LARGEST = 2**30  # numbers of a matrix: 8 GiB in float64
 
 
 class DataError(ValueError):
     """The user's data cannot be used; the message is one line that says what would be right."""
+
+
+def check_size(rows, columns, what):
+    """Raise DataError for a matrix that would not fit into memory anywhere."""
+    if rows * columns > LARGEST:
+        raise DataError(f"{what}: {rows:,} × {columns:,} numbers are more than {LARGEST:,}, use fewer")
 
 
 def is_sparse(path) -> bool:
@@ -44,6 +51,8 @@ def read_file(path, target=None):
         unknown target column.
     """
     path = Path(path)
+    if path.is_dir():
+        raise DataError(f"{path} is a directory; give one of the files in it")
     if not path.is_file():
         raise DataError(f"no such file: {path}")
     if is_sparse(path):
@@ -58,8 +67,9 @@ def _read_svm(path, target):
         raise DataError(f"{path}: a LIBSVM file has its target first in every line; leave --target out")
     try:
         X, y = load_svmlight_file(str(path))
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise DataError(f"{path} is not in LIBSVM format ('label index:value …'): {error}") from None
+    check_size(*X.shape, path)
     X = X.toarray()
     if not np.isfinite(X).all() or not np.isfinite(y).all():
         raise DataError(f"{path} holds a value that is not a finite number")
@@ -74,7 +84,10 @@ def _read_table(path, target):
     numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
     if not numbered:
         raise DataError(f"{path} is empty")
-    rows = [(number, _split(line, numbered[0][1])) for number, line in numbered]
+    try:
+        rows = [(number, _split(line, numbered[0][1])) for number, line in numbered]
+    except csv.Error as error:
+        raise DataError(f"{path} cannot be read as a table: {error}") from None
     width = len(rows[0][1])
     for number, cells in rows:
         if len(cells) != width:
@@ -140,18 +153,22 @@ def _target_column(path, target, names, header) -> int:
         index = None
     if index is not None and -len(names) <= index < len(names):
         return index % len(names)
-    known = f"columns: {', '.join(names[:20])}{', …' * (len(names) > 20)}" if header else "it has no header"
+    known = (
+        f"columns: {', '.join(name[:40] for name in names[:20])}{', …' * (len(names) > 20)}"
+        if header
+        else "it has no header"
+    )
     indices = f"indices 0 to {len(names) - 1}"
     raise DataError(f"unknown target {target!r} in {path}; {known}; {indices}")
 
 
 def _complaint(path, number, i, names, header, cell) -> str:
-    name = f"column {i} ({names[i]})" if header else f"column {i}"
+    where = f"{path}, line {number}: column {i}" + (f" ({names[i]:.40})" if header else "")
     if cell.lower() in MISSING:
-        return f"{path}, line {number}: {name} is missing ({cell!r}); drop or impute such samples first"
+        return f"{where} is missing ({cell!r}); drop or impute such samples first"
     if math.isinf(_number(cell)):
-        return f"{path}, line {number}: {name} is not finite ({cell!r})"
-    return f"{path}, line {number}: {name} is not numeric ({cell!r}); encode or remove that column first"
+        return f"{where} is not finite ({cell!r:.40}); drop or impute such samples first"
+    return f"{where} is not numeric ({cell!r:.40}); encode or remove that column first"
 
 
 def _label(cell) -> str:
