@@ -66,15 +66,19 @@ def real_file(root, name):
 
 def read_manifest(root):
     """{file: {"original": sha256, "applied": sha256}} of an earlier run; {} if there was none."""
-    path = root / STORE / "manifest.json"
+    path = real_file(root, STORE) / "manifest.json"
     if not path.is_file():
         return {}
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-        return {
-            name: {key: entry[key] for key in ("original", "applied")} for name, entry in manifest.items()
+        known = {
+            name: {key: str(entry[key]) for key in ("original", "applied")}
+            for name, entry in manifest.items()
         }
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        if not all(re.fullmatch(r"[\w./-]+", name, re.ASCII) for name in known):
+            raise ValueError("a name that was never written")
+        return known
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise Refusal(f"{path} is damaged; the originals beside it are whole: copy them back") from error
 
 
@@ -100,7 +104,12 @@ def plan(root, kind, manifest):
                 lines.append(f"note  {name} was not the published one; yours is kept as {ORIGINAL_LOSS}")
         else:
             original = (root / STORE / "originals" / name).read_bytes() if known else now
-            new, lines = mend(kind, name, original)
+            try:
+                new, lines = mend(kind, name, original)
+            except UnicodeDecodeError:
+                raise Refusal(
+                    f"{path} is not text in UTF-8; `git checkout {name}` in the clone may help"
+                ) from None
         if now != new:
             changes[name] = (now, new)
         report += lines
@@ -109,7 +118,7 @@ def plan(root, kind, manifest):
 
 def write(root, name, data, mode_of=None):
     """Write a file of the clone whole or not at all, with the permissions of the file `mode_of`."""
-    draft, path = root / STORE / "draft", root / name
+    draft, path = real_file(root, f"{STORE}/draft"), real_file(root, name)
     draft.parent.mkdir(exist_ok=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(draft, "wb") as file:
@@ -171,7 +180,7 @@ def revert(root, manifest, dry_run):
 def show(changes):
     """The changes as a diff without context."""
     for name, (now, new) in changes.items():
-        before, after = (data.decode("utf-8").splitlines(keepends=True) for data in (now, new))
+        before, after = (data.decode("utf-8", "replace").splitlines(keepends=True) for data in (now, new))
         for line in difflib.unified_diff(before, after, f"a/{name}", f"b/{name}", n=0):
             sys.stdout.write(line if line.endswith("\n") else line + "\n")
 
@@ -209,7 +218,7 @@ class Parser(argparse.ArgumentParser):
     """Says a mistake in one line, like everything else here."""
 
     def error(self, message):
-        self.exit(2, f"{self.prog}: {message}\n")
+        self.exit(2, f"{self.prog}: {' '.join(message.split())}\n")
 
 
 def parse_args(argv=None):
@@ -231,11 +240,12 @@ def parse_args(argv=None):
 def main(argv=None):
     try:
         print("\n".join(run(parse_args(argv))))
-    except (Refusal, OSError, UnicodeDecodeError) as error:
+    except (Refusal, OSError) as error:
         print(f"apply.py: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="backslashreplace")  # a path need not be text
     sys.exit(main())
