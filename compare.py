@@ -17,15 +17,16 @@ SHARES = (0.90, 0.95, 0.99)  # of the best group's last accuracy: the default ta
 def parse_args(argv=None):
     """The flags."""
     parser = Parser("compare.py", __doc__)
-    parser.add_argument(
-        "runs", nargs="+", metavar="RUN_DIR", help="run directories, or folders that hold some"
-    )
-    parser.add_argument("--out", required=True, metavar="DIR", help="where table.md, table.csv and plots go")
-    parser.add_argument("--baseline", default="loss=ce", metavar="FLAG=VALUE[,…]",
-                        help="what to change in a group's flags to find the group it is compared with")  # fmt: skip
-    parser.add_argument("--target", type=number(float, 0, 100), nargs="+", metavar="ACC",
-                        help="accuracies in percent to be reached (default: 90, 95 and 99 %% of the last "
-                        "accuracy of the best group with the same data and net)")  # fmt: skip
+    add = parser.add_argument
+    # fmt: off
+    add("runs", nargs="+", metavar="RUN_DIR", help="run directories, or folders that hold some")
+    add("--out", required=True, metavar="DIR", help="where table.md, table.csv and plots go")
+    add("--baseline", default="loss=ce", metavar="FLAG=VALUE[,…]",
+        help="what to change in a group's flags to find what it is compared with")
+    add("--target", type=number(float, 0, 100), nargs="+", metavar="ACC",
+        help="accuracies in percent to be reached (default: 90, 95 and 99 %% of the last accuracy of "
+        "the best group with the same data and net)")
+    # fmt: on
     return parser.parse_args(argv)
 
 

@@ -1,4 +1,4 @@
-"""compare.py on made-up runs: its statistics against SciPy's, and what it does with runs that are not whole."""
+"""compare.py on made-up runs: its statistics against SciPy's, and runs that are not whole."""
 
 import csv
 import json
@@ -47,7 +47,7 @@ def table(capsys, *args, code=0):
 
 @pytest.fixture
 def runs(tmp_path):
-    """Cross entropy and root with seeds 0, 1, 2; root has one more, and other values of what does not matter."""
+    """Cross entropy and root with seeds 0, 1, 2; root has one more, and flags that do not matter."""
     folder = tmp_path / "runs"
     for seed, (a, b) in enumerate([(80.0, 84.0), (82.0, 85.0), (81.0, 88.0)]):
         make(folder, f"ce{seed}", [40, 60, a + 5, a], loss="ce", k=7.0 + seed, seed=seed, ece=10 + seed)
