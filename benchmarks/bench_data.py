@@ -1,0 +1,146 @@
+#!/usr/bin/env python
+"""Images a second of our loaders, against torchvision's transforms on PIL images in a DataLoader.
+
+python benchmarks/bench_data.py                            50,000 random images of 32 px; image folders
+python benchmarks/bench_data.py --images 10000 --size 64 --files 0
+"""
+
+import statistics
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from measure import Column, parser, prepare, register_random_images, report, seconds, take_turns, wait
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+from torchvision.datasets import ImageFolder
+
+from data import DATASETS, build_data
+from data.source import Request
+from engine.cli import number
+
+PROG = "bench_data.py"
+
+
+def parse_args(argv=None):
+    p = parser(PROG, __doc__)
+    p.add_argument("--images", type=number(int, 2), default=50_000, metavar="N", help="images in memory")
+    p.add_argument("--size", type=number(int, 8), default=32, metavar="PX", help="of the images in memory")
+    p.add_argument(
+        "--files", type=number(int, 0), default=4000, metavar="N", help="image files; 0: no folder"
+    )
+    p.add_argument("--file-size", type=number(int, 8), default=64, metavar="PX", help="of the image files")
+    p.add_argument("--bs", type=number(int, 2), default=512, metavar="N", help="images a batch")
+    p.add_argument("--workers", type=number(int, 0), default=2, metavar="N", help="processes, of both sides")
+    p.add_argument("--rounds", type=number(int, 1), default=3, metavar="N", help="turns of each contender")
+    return p.parse_args(argv)
+
+
+class PilImages(Dataset):
+    """Arrays in memory, made PIL images one at a time, as torchvision's CIFAR-10 does."""
+
+    def __init__(self, split, transform):
+        self.images, self.labels = split.images.transpose(0, 2, 3, 1).copy(), split.labels.tolist()
+        self.transform = transform
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, i):
+        return self.transform(Image.fromarray(self.images[i])), self.labels[i]
+
+
+def published_transform(size, randaug=False):
+    """Crop, flip, normalise as in most training scripts for CIFAR, on one PIL image."""
+    steps = [transforms.RandAugment(2, 9)] if randaug else []
+    steps += [transforms.RandomCrop(size, padding=size // 8), transforms.RandomHorizontalFlip()]
+    return transforms.Compose([*steps, transforms.ToTensor(), transforms.Normalize((0.5,) * 3, (0.25,) * 3)])
+
+
+def published_loader(dataset, args):
+    return DataLoader(dataset, batch_size=args.bs, shuffle=True, num_workers=args.workers)
+
+
+def epoch(loader, device):
+    """Go through the images once; the device has all of them in the end."""
+    for images, labels in loader:
+        images.to(device), labels.to(device)
+    wait(device)
+
+
+def rates(loaders, count, args, device):
+    """Images a second of each loader, the median of its turns."""
+    contenders = {name: lambda loader=loader: epoch(loader, device) for name, loader in loaders.items()}
+    times = take_turns(contenders, args.rounds, device)
+    return {name: count / statistics.median(spent) for name, spent in times.items()}
+
+
+def row(what, baseline, ours):
+    return {"what": what, "baseline": baseline, "ours": ours, "ratio": ours / baseline}
+
+
+def in_memory(args, device):
+    """Rows of the images in memory: with and without RandAugment."""
+    register_random_images(args.images, args.size)
+    train = DATASETS["random"].load(Request("random", Path())).train
+    for randaug in (False, True):
+        ours = build_data("random", ".", args.size, args.bs, device, randaug=randaug).train
+        baseline = published_loader(PilImages(train, published_transform(args.size, randaug)), args)
+        got = rates({"baseline": baseline, "ours": ours}, args.images, args, device)
+        yield row(f"in memory, {args.size} px{', RandAugment' if randaug else ''}", **got)
+
+
+def write_folder(root, count, size):
+    """`count` JPEGs in ``train/`` and a few in ``val/``: coarse noise, which compresses as photographs do."""
+    rng = np.random.default_rng(0)
+    for split, n in (("train", count), ("val", 20)):
+        for i in range(n):
+            folder = root / split / str(i % 10)
+            folder.mkdir(parents=True, exist_ok=True)
+            coarse = Image.fromarray(rng.integers(0, 256, (size // 8, size // 8, 3), dtype=np.uint8))
+            coarse.resize((size, size), Image.Resampling.BICUBIC).save(folder / f"{i}.jpg", quality=90)
+
+
+def folder(args, device):
+    """Rows of an image folder: both starts, then epochs in memory and from the files."""
+    with tempfile.TemporaryDirectory() as directory:
+        root, size = Path(directory), args.file_size
+        write_folder(root / "images", args.files, size)
+
+        def start(data_dir, cache="device"):
+            return build_data(
+                f"folder:{root / 'images'}", data_dir, size, args.bs, device, cache=cache,
+                workers=args.workers,
+            )  # fmt: skip
+
+        first, second = [], []
+        for turn in range(args.rounds):
+            first.append(seconds(lambda t=turn: start(root / f"cache{t}"), device))
+            second.append(seconds(lambda t=turn: start(root / f"cache{t}"), device))
+        baseline = published_loader(ImageFolder(root / "images" / "train", published_transform(size)), args)
+        loaders = {"baseline": baseline, "memory": start(root / "cache0").train}
+        loaders["stream"] = start(root / "cache0", "none").train
+        got = rates(loaders, args.files, args, device)
+        what = f"{args.files} files, {size} px"
+        for name, spent in (("first", first), ("second", second)):
+            rate = args.files / statistics.median(spent)
+            yield row(f"{what}: {name} start, against an epoch of the baseline", got["baseline"], rate)
+        yield row(f"{what}: epoch in memory", got["baseline"], got["memory"])
+        yield row(f"{what}: epoch from the files (--cache none)", got["baseline"], got["stream"])
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    device = prepare(args, PROG)
+    rows = [*in_memory(args, device), *(folder(args, device) if args.files else ())]
+    columns = [
+        Column("what", "images/s"), Column("baseline", "PIL + DataLoader", "{:,.0f}"),
+        Column("ours", "ours", "{:,.0f}"), Column("ratio", "ratio", "{:.1f}"),
+    ]  # fmt: skip
+    title = f"random crop, flip, normalise; batches of {args.bs}, {args.workers} workers; medians"
+    report(PROG, title, rows, columns, device, args.json)
+
+
+if __name__ == "__main__":
+    main()
