@@ -4,40 +4,83 @@
 python sweep.py --loss ce root rlo --k 2 3 8 --seed 0 1 2 -- --dataset digits --net resnet18 --epochs 10
 python sweep.py --loss root --k 1.5 3 --label-noise 0 0.4 --dry-run -- --net vit_tiny
 python sweep.py --loss ce root --seed 0 1 2 --lines lines.txt -- --dataset cifar10
-xargs -P 4 -I{} sh -c '{}' < lines.txt                                       one line a run, for any cluster
+xargs -d '\\n' -n 1 -P 4 sh -c < lines.txt                      one line a run, for any cluster
 sbatch --array=1-6 --wrap 'sh -c "$(sed -n ${SLURM_ARRAY_TASK_ID}p lines.txt)"'
 """
 
+import csv
 import itertools
 import os
+import re
 import shlex
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import train
-from engine.cli import Parser, fail, number
+from engine.cli import Parser, UserError, fail, number
+from engine.files import write_atomically
+from engine.run_directory import NOT_OF_THE_RUN, WHERE_AND_HOW, RunDirectory
 
 ROOTED = ("root", "rlo")
 # Flags of train.py that may have several values here, in the order of the loops: the last one turns fastest.
 GRID = ("seed", "dataset", "net", "label-noise", "opt", "lr", "loss", "k", "m")
+OURS = {"out", "run_name", "resume", "eval_only", "list_nets"}  # what every command gets from here, or never
+
+
+@dataclass
+class Job:
+    """A run: its flags as words, and as train.py reads them."""
+
+    words: list[str]
+    flags: dict
+
+    @property
+    def name(self) -> str:
+        return self.flags["run_name"]
+
+    @property
+    def path(self) -> Path:
+        return Path(self.flags["out"]) / self.name
+
+    def is_finished(self) -> bool:
+        """Whether metrics.csv has the row of the last epoch, or of the last of --max-steps."""
+        try:
+            with open(self.path / "metrics.csv") as file:
+                last = list(csv.DictReader(file))[-1]
+            end = self.flags["max_steps"]
+            return int(last["epoch"]) >= self.flags["epochs"] or 0 < end <= int(last["step"])
+        except (OSError, ValueError, TypeError, LookupError, csv.Error):
+            return False  # or damaged: train.py says how
+
+    def is_in_use(self) -> bool:
+        """Whether a live training holds the run directory."""
+        if self.path.is_dir():
+            try:
+                RunDirectory(self.path).close()
+            except UserError:
+                return True
+        return False
 
 
 def build_parser():
     parser = Parser("sweep.py", __doc__)
+    add = parser.add_argument
+    why = "m scales the loss, and Adam divides the gradient's scale out again: its runs would be the same"
+    helps = {"k": "of root and rlo; other losses run once", "m": f"likewise; several need --opt sgd: {why}"}
+    # fmt: off
     for name in GRID:
-        text = {
-            "k": "of root and rlo; other losses run once",
-            "m": "of root and rlo; several need --opt sgd: m scales the loss, and Adam divides the gradient's "
-            "scale out again, so that its runs would be the same but for rounding",
-        }.get(name, "as in train.py")
-        parser.add_argument(f"--{name}", nargs="+", metavar="V", help=text)
-    parser.add_argument("--out", default="./runs", metavar="DIR", help="where the run directories are")
-    parser.add_argument("--jobs", type=number(int, 1, 1024), default=1, metavar="N", help="runs at a time")
-    parser.add_argument("--dry-run", action="store_true", help="print the commands, and run nothing")
-    parser.add_argument("--lines", metavar="FILE", help="write a command a line to FILE, and run nothing")
+        add(f"--{name}", nargs="+", metavar="V", help=helps.get(name, "as in train.py"))
+    add("--sweep-m-under-adam", action="store_true", help="several --m all the same")
+    add("--out", default="./runs", metavar="DIR", help="where the run directories and their logs are")
+    add("--jobs", type=number(int, 1, 1024), default=1, metavar="N",
+        help="runs at a time, which share the cores unless OMP_NUM_THREADS is set")
+    add("--dry-run", action="store_true", help="print the commands, and run nothing")
+    add("--lines", metavar="FILE", help="write a command a line to FILE, and run nothing")
+    # fmt: on
     return parser
 
 
@@ -50,85 +93,139 @@ def parse_args(argv=None):
     return args
 
 
-def commands(args):
-    """The flags of each run, as lists of words; each is checked by train.py's own parser.
+def make_jobs(args):
+    """The runs of the grid, each checked by train.py's own parser.
 
     Raises
     ------
-    SystemExit
-        With code 2 and one line, if train.py would refuse a run.
+    UserError
+        If the grid makes no sense; what train.py would refuse, it refuses itself, with its own line.
     """
+    common, typed = train.parse_args(args.rest)
     given = {name: getattr(args, name.replace("-", "_")) or [None] for name in GRID}
-    found = {}
+    twice = OURS | {name.replace("-", "_") for name in GRID if given[name] != [None]}
+    for name in sorted(typed & twice):
+        raise UserError(f"--{name.replace('_', '-')} cannot stand behind --: the sweep sets it")
+    several_m = len(set(given["m"])) > 1 and not args.sweep_m_under_adam
+    jobs = {}
     for values in itertools.product(*given.values()):
         chosen = dict(zip(GRID, values, strict=True))
-        if (chosen["loss"] or _default(args, "loss")) not in ROOTED:
+        if (chosen["loss"] or common.loss).lower() not in ROOTED:
             chosen["k"] = chosen["m"] = None
-        elif len(given["m"]) > 1 and (chosen["opt"] or _default(args, "opt")) != "sgd":
-            fail("several --m need --opt sgd: Adam does not see m, its runs would be the same", "sweep.py")
+        elif several_m and (chosen["opt"] or common.opt) != "sgd":
+            raise UserError(
+                "several --m need --opt sgd: Adam does not see m, its runs would be the same "
+                "(--sweep-m-under-adam makes them)"
+            )
         words = [word for name, value in chosen.items() if value is not None for word in (f"--{name}", value)]
-        words = [*args.rest, *words, "--out", args.out, "--resume", "auto"]
-        found[tuple(words)] = None  # ce would come once for each k
-    for words in found:
-        train.parse_args(list(words))
-    return [list(words) for words in found]
+        words = [*args.rest, *words, "--out", args.out]
+        words += ["--run-name", name_of(vars(train.parse_args(words)[0])), "--resume", "auto"]
+        job = Job(words, vars(train.parse_args(words)[0]))
+        if jobs.setdefault(job.name, job).flags != job.flags:  # equal ones: ce comes once for each k
+            raise UserError(f"two runs would be called {job.name}: sweep them with an --out each")
+    return list(jobs.values())
 
 
-def _default(args, name):
-    return getattr(train.parse_args(args.rest)[0], name)
+def name_of(flags):
+    """A name for a run that says all its flags but those at their defaults: equal for equal runs only."""
+    defaults = vars(train.parse_args([])[0])
+    loss = flags["loss"]
+    parts = [flags["dataset"], flags["net"], loss]
+    parts += [f"{n}{flags[n]:g}" for n in ("k", "m") if loss in ROOTED]
+    hidden = NOT_OF_THE_RUN | WHERE_AND_HOW | {"run_name", "dataset", "net", "loss", "k", "m", "seed"}
+    hidden |= set() if loss == "focal" else {"alpha", "gamma"}
+    for name, value in flags.items():
+        if name not in hidden and value != defaults[name]:
+            parts.append(name if value is True else f"{name}{value}")
+    return re.sub(r"[^\w.+]+", "-", "-".join([*parts, f"seed{flags['seed']}"]))
 
 
 def main(argv=None):
     args = parse_args(argv)
-    runs = commands(args)
-    here = [sys.executable, str(Path(__file__).resolve().with_name("train.py"))]
-    if args.dry_run or args.lines:
-        text = "".join(f"{shlex.join(['python', 'train.py', *words])}\n" for words in runs)
+    try:
+        sys.exit(sweep(args))
+    except UserError as error:
+        fail(error, "sweep.py")
+
+
+def sweep(args):
+    """Write the commands of the runs that are not finished, or run them. Returns the exit code."""
+    jobs = make_jobs(args)
+    todo = [job for job in jobs if not job.is_finished()]
+    print(f"{len(jobs)} runs, {len(jobs) - len(todo)} of them finished", file=sys.stderr)
+    text = "".join(f"{shlex.join(['python', 'train.py', *job.words])}\n" for job in todo)
+    if args.lines:
+        write_atomically(Path(args.lines), lambda file: file.write(text.encode()))
+    elif args.dry_run:
+        print(text, end="")
+    else:
+        return run_all(todo, args.jobs)
+    return 0
+
+
+def run_all(todo, at_a_time):
+    """Run the jobs, `at_a_time` together. Returns 0, 1 if one failed, or 143 or 130 if stopped."""
+    for folder in {job.path.parent for job in todo}:
         try:
-            Path(args.lines).write_text(text) if args.lines else print(text, end="")
+            folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            fail(f"--lines {args.lines}: {error.strerror}", "sweep.py")
-        return
-    sys.exit(run_all([[*here, *words] for words in runs], args.jobs))
-
-
-def run_all(todo, jobs):
-    """Run the commands, `jobs` at a time. Returns 0, 1 if one failed, or 143 or 130 if stopped."""
+            raise UserError(f"cannot use --out {folder}: {error.strerror}") from None
     environment = {**os.environ}
-    environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
-    stopped, running, failed, done = [], {}, [], 0
+    environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // at_a_time)))
+    signals, told, running, failed = [], 0, {}, []
     for number_ in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number_, lambda n, _: stopped.append(n))
+        signal.signal(number_, lambda n, _: signals.append(n))
     waiting = list(todo)
-    told = False
-    while running or (waiting and not stopped):
-        while waiting and not stopped and len(running) < jobs:
-            command = waiting.pop(0)
-            log = subprocess.DEVNULL if len(todo) > 1 else None
-            process = subprocess.Popen(
-                command, env=environment, stdout=log, stderr=subprocess.PIPE if log else None, text=True,
-                start_new_session=True,
-            )  # fmt: skip
-            running[process] = command
-        if stopped and not told:  # each run saves a checkpoint and ends
-            told = True
+
+    def report(job, what):
+        print(f"{len(todo) - len(waiting) - len(running)}/{len(todo)}  {job.name}  {what}", flush=True)
+
+    while running or (waiting and not signals):
+        while waiting and not signals and len(running) < at_a_time:
+            job = waiting.pop(0)
+            if job.is_in_use():
+                report(job, "skipped: another process is training it")
+                continue
+            try:
+                running[start(job, environment)] = job
+            except OSError as error:  # no room for its log, or for another process
+                failed.append(job)
+                report(job, error.strerror)
+        for number_ in signals[told:]:  # each run saves and ends; told again, it does not wait for the step
+            told += 1
             for process in running:
-                process.send_signal(stopped[0])
+                process.send_signal(number_)
         for process in [p for p in running if p.poll() is not None]:
-            command = running.pop(process)
-            error = process.stderr.read().strip() if process.stderr else ""
-            done += process.returncode == 0
-            if process.returncode and not stopped:
-                failed.append(command)
-            what = {0: "done"}.get(process.returncode, f"exit {process.returncode} {error[-300:]}")
-            print(f"{done}/{len(todo)}  {shlex.join(command[2:])}  {what}", flush=True)
+            job = running.pop(process)
+            if process.returncode and not signals:
+                failed.append(job)
+            exit_code = f"exit {process.returncode}: " if process.returncode else ""
+            report(job, exit_code + last_line(job))
         time.sleep(0.1)
-    if stopped:
-        print(f"stopped: the same command goes on; {len(todo) - done} of {len(todo)} runs are left")
-        return 128 + stopped[0]
-    for command in failed:
-        print(f"sweep.py: failed: {shlex.join(command[2:])}", file=sys.stderr)
+    if signals:
+        left = sum(not job.is_finished() for job in todo)
+        print(f"stopped: the same command goes on; {left} of {len(todo)} runs are left")
+        return 128 + signals[0]
+    for job in failed:
+        print(f"sweep.py: failed: {job.name}, see {job.path}.log", file=sys.stderr)
     return 1 if failed else 0
+
+
+def start(job, environment):
+    """train.py with the job's flags, in the background; what it says goes to the end of the job's log."""
+    script = Path(__file__).resolve().with_name("train.py")
+    with open(f"{job.path}.log", "ab") as log:
+        # In a session of its own, a Ctrl-C reaches it once, from here, and not from the terminal as well.
+        return subprocess.Popen(
+            [sys.executable, str(script), *job.words],
+            env=environment, stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+
+
+def last_line(job):
+    """What the run said last."""
+    lines = Path(f"{job.path}.log").read_text(errors="replace").splitlines()
+    return lines[-1] if lines else ""
 
 
 if __name__ == "__main__":
