@@ -11,6 +11,7 @@ from pathlib import Path
 
 from engine.cli import Parser, UserError, fail, number
 
+DEFAULT_BASELINE = "loss=ce"
 SHARES = (0.90, 0.95, 0.99)  # of the best group's last accuracy: the default targets
 
 
@@ -21,7 +22,7 @@ def parse_args(argv=None):
     # fmt: off
     add("runs", nargs="+", metavar="RUN_DIR", help="run directories, or folders that hold some")
     add("--out", required=True, metavar="DIR", help="where table.md, table.csv and plots go")
-    add("--baseline", default="loss=ce", metavar="FLAG=VALUE[,…]",
+    add("--baseline", default=DEFAULT_BASELINE, metavar="FLAG=VALUE[,…]",
         help="what to change in a group's flags to find what it is compared with")
     add("--target", type=number(float, 0, 100), nargs="+", metavar="ACC",
         help="accuracies in percent to be reached (default: 90, 95 and 99 %% of the last accuracy of "
@@ -32,6 +33,8 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
     try:
         compare(args)
     except UserError as error:
@@ -41,11 +44,14 @@ def main(argv=None):
 def compare(args):
     """Read, tabulate, draw."""
     from comparison.runs import find_runs, group_runs, read_run
+    from train import build_parser
 
+    parser = build_parser()
+    changes = changes_of(args.baseline, vars(parser.parse_args([])))
     runs = []
     for path in find_runs(args.runs):
         try:
-            runs.append(read_run(path))
+            runs.append(read_run(path, parser))
         except ValueError as error:
             print(f"compare.py: skipped {error}", file=sys.stderr)
     if not runs:
@@ -53,7 +59,12 @@ def compare(args):
     groups, remarks = group_runs(runs)
     for remark in remarks:
         print(f"compare.py: {remark}", file=sys.stderr)
-    rows = tabulate(groups, changes_of(args.baseline), args.target)
+    if not any(baseline_of(group, groups, changes) for group in groups):
+        message = f"no group has a baseline with {args.baseline} and otherwise equal flags"
+        if args.baseline != DEFAULT_BASELINE:
+            raise UserError(message)
+        print(f"compare.py: {message}: --baseline names another", file=sys.stderr)
+    rows = tabulate(groups, changes, args.target)
 
     from comparison.plots import draw_against_k, draw_against_noise, draw_curves
     from engine.files import write_atomically
@@ -64,8 +75,9 @@ def compare(args):
     except OSError as error:
         raise UserError(f"cannot use --out {out}: {error.strerror}") from None
     text = markdown(rows)
-    write_atomically(out / "table.md", lambda file: file.write(text.encode()))
-    write_atomically(out / "table.csv", lambda file: file.write(comma_separated(rows).encode()))
+    for name, content in (("table.md", text), ("table.csv", comma_separated(rows))):
+        data = content.encode(errors="backslashreplace")
+        write_atomically(out / name, lambda file, data=data: file.write(data))
     draw_curves(groups, out / "accuracy-epochs.png", "epoch")
     draw_curves(groups, out / "accuracy-seconds.png", "seconds")
     draw_against_k(groups, out / "accuracy-k.png")
@@ -74,28 +86,40 @@ def compare(args):
     print(text, end="")
 
 
-def changes_of(text):
+def changes_of(text, flags):
     """``"loss=root,k=3"`` as a dict of flags."""
     changes = {}
     for part in text.split(","):
         name, equals, value = part.partition("=")
-        if not (name and equals and value):
-            raise UserError(f"--baseline must be like loss=ce or loss=root,k=3, got {text!r}")
+        name = name.strip().lstrip("-").replace("-", "_")
+        if not (name in flags and equals and value):
+            raise UserError(
+                f"--baseline must be flags of train.py, like loss=ce or loss=root,k=3, got {text!r}"
+            )
         try:
-            changes[name.strip().replace("-", "_")] = float(value)
+            changes[name] = float(value)
         except ValueError:
-            changes[name.strip().replace("-", "_")] = value.strip()
+            changes[name] = value.strip()
     return changes
 
 
 def baseline_of(group, groups, changes):
-    """The group that has `group`'s flags but for `changes`, or None."""
+    """The group that has `group`'s flags but for `changes`, or None.
+
+    Raises
+    ------
+    UserError
+        If several groups do.
+    """
     from comparison.runs import LOSS_FLAGS
 
     wanted = group.flags | changes
     compared = {n for n in wanted if n not in LOSS_FLAGS or n in changes or "loss" not in changes}
     fits = [g for g in groups if all(n in g.flags and g.flags[n] == wanted[n] for n in compared)]
-    return fits[0] if len(fits) == 1 and fits[0] is not group else None
+    if len(fits) > 1:
+        labels = "; ".join(g.label for g in fits)
+        raise UserError(f"--baseline fits several groups, name what tells them apart: {labels}")
+    return fits[0] if fits and fits[0] is not group else None
 
 
 def tabulate(groups, changes, targets):
@@ -113,10 +137,11 @@ def tabulate(groups, changes, targets):
         same = [g for g in groups if g.condition == group.condition]
         best = max(mean_and_std(last[id(g)].values())[0] for g in same)
         epochs = sorted({len(run.accuracy) for run in runs})
+        of_all = "" if all(run.is_finished for run in runs) else f" of {group.flags['epochs']}"
         row = {
             "group": group.label,
             "seeds": " ".join(map(str, sorted(group.runs))),
-            "epochs": f"{epochs[0]}" if len(epochs) == 1 else f"{epochs[0]}–{epochs[-1]}",
+            "epochs": "–".join(map(str, dict.fromkeys((epochs[0], epochs[-1])))) + of_all,
             "last accuracy": shown(last[id(group)].values()),
             "best accuracy": shown([max(run.accuracy) for run in runs]),
             "mean over epochs": shown([sum(run.accuracy) / len(run.accuracy) for run in runs]),

@@ -1,17 +1,19 @@
 """Accuracy against epochs and seconds, against k, and against label noise."""
 
 import io
-from itertools import groupby
+import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from engine.files import write_atomically
 
-from .runs import Group
+from .runs import LOSS_FLAGS, Group, key
 from .statistics import mean_and_std
 
 # Okabe & Ito's colours, told apart by everyone; dashes and markers tell them apart in grey print.
@@ -20,115 +22,174 @@ DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
-def style(i: int) -> dict:
-    """The i-th look of a line."""
-    return {"color": COLOURS[i % 7], "linestyle": DASHES[(i + i // 7) % 7], "marker": MARKERS[i % 7], "ms": 4}
+def _styles(labels: Iterable[str]) -> dict[str, dict]:
+    """A look for each label, the same in all panels; black for the first, cross entropy if any is."""
+    return {
+        label: {
+            "color": COLOURS[i % 7],
+            "linestyle": DASHES[(i + i // 7) % 7],
+            "marker": MARKERS[i % 7],
+            "ms": 4,
+        }
+        for i, label in enumerate(sorted(dict.fromkeys(labels), key=lambda label: label.split()[0] != "ce"))
+    }
 
 
-def _figure(panels: int):
-    columns = min(panels, 2)
-    rows = -(-panels // columns)
-    figure = Figure(figsize=(5.6 * columns, 4.0 * rows), layout="constrained")
+def _figure(titles: list[str], xlabel: str, ylabel: str) -> tuple[Figure, list[Axes]]:
+    """A figure with a panel for each title."""
+    columns = min(math.ceil(math.sqrt(len(titles))), 3)
+    rows = math.ceil(len(titles) / columns)
+    figure = Figure(figsize=(6.4 if columns == 1 else 4.2 * columns, 0.8 + 3.2 * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for unused in axes[panels:]:
-        unused.set_visible(False)
-    for ax in axes[:panels]:
+    axes = [figure.add_subplot(rows, columns, i + 1) for i in range(len(titles))]
+    for i, (ax, title) in enumerate(zip(axes, titles, strict=True)):
         ax.grid(alpha=0.3)
         ax.spines[["top", "right"]].set_visible(False)
-        ax.set_ylabel("test accuracy (%)")
+        ax.set_title(title, fontsize=10, parse_math=False)
+        ax.set_xlabel(xlabel if i + columns >= len(titles) else "")
+        ax.set_ylabel(ylabel if i % columns == 0 else "")
     return figure, axes
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def _finish(figure: Figure, axes: list[Axes], path: Path) -> Path:
+    """One legend below all panels, where it covers no data; then the file."""
+    entries = {}
+    for ax in axes:
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            entries.setdefault(label, handle)
+    columns = max(1, int(figure.get_figwidth() / (0.08 * max(map(len, entries)) + 0.7)))
+    legend = figure.legend(
+        entries.values(), entries, loc="outside lower center", ncols=columns, frameon=False, fontsize=8.5,
+        handlelength=3.2,
+    )  # fmt: skip
+    for text in legend.get_texts():
+        text.set_parse_math(False)
     image = io.BytesIO()
     figure.savefig(image, dpi=110, format="png")
     write_atomically(path, lambda file: file.write(image.getvalue()))
     return path
 
 
-def _titles(groups: list[Group]) -> list[tuple[str, list[Group]]]:
-    """The groups of each condition, under what the labels of the condition have in common."""
-    panels = [list(same) for _, same in groupby(groups, key=lambda g: g.condition)]
-    return [(", ".join(panel[0].label.split(", ")[1:]), panel) for panel in panels]
+def _panels(groups: list[Group], *without: str) -> dict[str, list[Group]]:
+    """The groups that differ in nothing but the loss and the flags `without`; by what tells panels apart."""
+    alike = {}
+    for group in groups:
+        rest = {n: v for n, v in group.flags.items() if n not in (*LOSS_FLAGS, *without)}
+        alike.setdefault(key(rest), []).append(group)
+    hidden = [name.replace("_", " ") for name in without]
+    panels = {}
+    for members in alike.values():
+        words = [w for w in members[0].label.split(", ")[1:] if not w.startswith(tuple(hidden))]
+        panels[", ".join(words) or f"{members[0].flags['net']} on {members[0].flags['dataset']}"] = members
+    return panels
+
+
+def _leave_out_the_start(ax: Axes, means: list[np.ndarray]) -> None:
+    """Begin the axis where the slowest line is after a fifth of its epochs; the end would look flat."""
+    low, high = min(mean[len(mean) // 5] for mean in means), max(mean.max() for mean in means)
+    if high > low:
+        ax.set_ylim(low - 0.08 * (high - low), high + 0.15 * (high - low))
+
+
+def _name(group: Group) -> str:
+    return group.label.split(", ")[0]
 
 
 def draw_curves(groups: list[Group], path: Path, against: str) -> Path:
-    """Test accuracy against ``"epoch"`` or ``"seconds"``: the mean over seeds, and their range as a band."""
-    panels = _titles(groups)
-    figure, axes = _figure(len(panels))
-    for ax, (title, panel) in zip(axes, panels, strict=False):
+    """Test accuracy against ``"epoch"`` or ``"seconds"``: the mean over seeds, and their range as a band.
+
+    A line ends with the shortest run of its group.
+    """
+    panels = _panels(groups)
+    styles = _styles(map(_name, groups))
+    xlabel = "seconds of training" if against == "seconds" else "epoch"
+    figure, axes = _figure(list(panels), xlabel, "test accuracy (%)")
+    for ax, panel in zip(axes, panels.values(), strict=True):
+        means = []
         for i, group in enumerate(panel):
             runs = list(group.runs.values())
-            length = min(len(run.accuracy) for run in runs)
-            y = np.array([run.accuracy[:length] for run in runs])
-            x = [
-                run.seconds[:length] if against == "seconds" else run.columns["epoch"][:length]
-                for run in runs
-            ]
-            x = np.mean(x, axis=0)
-            look = style(i) | {"marker": style(i)["marker"] if length < 12 else None}
-            ax.plot(x, y.mean(0), label=group.label.split(", ")[0], **look)
+            n = min(len(run.accuracy) for run in runs)
+            y = np.array([run.accuracy[:n] for run in runs])
+            x = np.mean(
+                [(run.seconds if against == "seconds" else run.columns["epoch"])[:n] for run in runs], 0
+            )
+            step = math.ceil(n / 8)
+            look = styles[_name(group)]
+            ax.plot(x, y.mean(0), label=_name(group), markevery=(i % step, step), **look)
             ax.fill_between(x, y.min(0), y.max(0), color=look["color"], alpha=0.12, linewidth=0)
-        ax.set_title(title, fontsize=10, parse_math=False)
-        ax.set_xlabel("seconds of training" if against == "seconds" else "epoch")
-        if against == "epoch":
-            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        ax.legend(frameon=False, fontsize=8)
-    return _save(figure, path)
+            means.append(y.mean(0))
+        ax.xaxis.set_major_locator(MaxNLocator(integer=against == "epoch", steps=[1, 2, 5, 10]))
+        _leave_out_the_start(ax, means)
+    return _finish(figure, axes, path)
 
 
-def _error_bars(ax, xs, members: list[Group], label: str, look: dict) -> None:
-    values = [mean_and_std(g.values(lambda run: run.accuracy[-1]).values()) for g in members]
-    mean, std = np.array(values).T
-    ax.errorbar(xs, mean, np.nan_to_num(std), capsize=3, label=label, **look)
+def _last(members: list[Group], column: str = "test_acc") -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation of each group's last value, the latter 0 for one seed."""
+    values = [mean_and_std(g.values(lambda run: run.columns[column][-1]).values()) for g in members]
+    means, stds = np.array(values).T
+    return means, np.nan_to_num(stds)
 
 
 def draw_against_k(groups: list[Group], path: Path) -> Path | None:
-    """Last accuracy against k, a panel for each condition; cross entropy is the line at k = ∞."""
-    panels = []
-    for title, panel in _titles(groups):
-        rooted = [g for g in panel if "k" in g.flags]
-        if len({g.flags["k"] for g in rooted}) > 1:
-            panels.append((title, panel, rooted))
+    """Last accuracy against k, a panel for each condition; other losses are level lines."""
+
+    def name(group: Group) -> str:
+        return _name(group) if "k" not in group.flags else f"{group.flags['loss']} m={group.flags['m']:g}"
+
+    panels = {
+        title: panel
+        for title, panel in _panels(groups).items()
+        if any(len({g.flags["k"] for g in panel if "k" in g.flags and name(g) == name(h)}) > 1 for h in panel)
+    }
     if not panels:
+        path.unlink(missing_ok=True)  # an earlier comparison's would be taken for this one's
         return None
-    figure, axes = _figure(len(panels))
-    for ax, (title, panel, rooted) in zip(axes, panels, strict=False):
-        lines = sorted({(g.flags["loss"], g.flags["m"]) for g in rooted})
-        for i, (loss, m) in enumerate(lines, 1):
-            members = [g for g in rooted if (g.flags["loss"], g.flags["m"]) == (loss, m)]
-            _error_bars(ax, [g.flags["k"] for g in members], members, f"{loss} m={m:g}", style(i))
-        for group in panel:
-            if group.flags["loss"] == "ce":
-                mean, std = mean_and_std(group.values(lambda run: run.accuracy[-1]).values())
-                ax.axhline(mean, color="black", label="ce")
-                ax.axhspan(mean - np.nan_to_num(std), mean + np.nan_to_num(std), color="black", alpha=0.08)
-        ks = sorted({g.flags["k"] for g in rooted})
+
+    styles = _styles(name(g) for panel in panels.values() for g in panel)
+    figure, axes = _figure(list(panels), "k", "last test accuracy (%)")
+    for ax, panel in zip(axes, panels.values(), strict=True):
+        ks = sorted({g.flags["k"] for g in panel if "k" in g.flags})
+        names = list(dict.fromkeys(map(name, panel)))
+        for i, label in enumerate(names):
+            members = [g for g in panel if name(g) == label]
+            means, stds = _last(members)
+            look = styles[label]
+            if "k" in members[0].flags:
+                # Side by side, so that bars at one k can be told apart.
+                x = [g.flags["k"] * (ks[-1] / ks[0]) ** (0.008 * (i - len(names) / 2)) for g in members]
+                ax.errorbar(x, means, stds, capsize=3, elinewidth=0.9, label=label, **look)
+            else:
+                ax.axhline(means[0], label=label, **look | {"marker": None})
+                low, high = means[0] - stds[0], means[0] + stds[0]
+                ax.axhspan(low, high, color=look["color"], alpha=0.08, linewidth=0)
         ax.set_xscale("log")
         ax.set_xticks(ks, [f"{k:g}" for k in ks])
         ax.xaxis.set_minor_locator(NullLocator())
-        ax.set_xlabel("k")
-        ax.set_title(title, fontsize=10, parse_math=False)
-        ax.legend(frameon=False, fontsize=8)
-    return _save(figure, path)
+    return _finish(figure, axes, path)
 
 
 def draw_against_noise(groups: list[Group], path: Path, column: str, unit: str) -> Path | None:
-    """The last value of `column` against label noise, a line for each loss."""
-    if len({g.flags.get("label_noise") for g in groups}) < 2:
+    """The last value of `column` against label noise: a line for each loss, a panel for all else."""
+    groups = [g for g in groups if all(column in run.columns for run in g.runs.values())]
+    panels = {
+        title: panel
+        for title, panel in _panels(groups, "label_noise").items()
+        if len({g.flags["label_noise"] for g in panel}) > 1
+    }
+    if not panels:
+        path.unlink(missing_ok=True)
         return None
-    figure, axes = _figure(1)
-    names = list(dict.fromkeys(g.label.split(", ")[0] for g in groups))
-    for i, name in enumerate(names):
-        members = [g for g in groups if g.label.split(", ")[0] == name]
-        members = [g for g in members if all(column in run.columns for run in g.runs.values())]
-        members.sort(key=lambda g: g.flags["label_noise"])
-        if members:
-            values = [mean_and_std(g.values(lambda run: run.columns[column][-1]).values()) for g in members]
-            mean, std = np.array(values).T
-            x = np.array([100 * g.flags["label_noise"] for g in members]) + 0.6 * (i - (len(names) - 1) / 2)
-            axes[0].errorbar(x, mean, np.nan_to_num(std), capsize=3, label=name, **style(i))
-    axes[0].set(xlabel="wrong training labels (%)", ylabel=unit)
-    axes[0].legend(frameon=False, fontsize=8)
-    return _save(figure, path)
+    styles = _styles(_name(g) for panel in panels.values() for g in panel)
+    figure, axes = _figure(list(panels), "wrong training labels (%)", unit)
+    for ax, panel in zip(axes, panels.values(), strict=True):
+        levels = sorted({100 * g.flags["label_noise"] for g in panel})
+        names = list(dict.fromkeys(map(_name, panel)))
+        for i, label in enumerate(names):
+            members = sorted(
+                (g for g in panel if _name(g) == label), key=lambda group: group.flags["label_noise"]
+            )
+            offset = 0.008 * (levels[-1] - levels[0]) * (i - (len(names) - 1) / 2)
+            x = [100 * g.flags["label_noise"] + offset for g in members]
+            ax.errorbar(x, *_last(members, column), capsize=3, elinewidth=0.9, label=label, **styles[label])
+        ax.set_xticks(levels, [f"{level:g}" for level in levels])
+    return _finish(figure, axes, path)

@@ -1,19 +1,21 @@
 """Run directories in, groups of runs that differ in their seed alone out."""
 
 import csv
+import itertools
 import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from engine.cli import Parser
 from engine.run_directory import NOT_OF_THE_RUN, WHERE_AND_HOW
 
-# Keys of config.json that do not tell one experiment from another.
-IGNORED = NOT_OF_THE_RUN | WHERE_AND_HOW | {"seed", "run_name", "versions", "git_commit"}
+# Flags that do not tell one experiment from another.
+IGNORED = NOT_OF_THE_RUN | WHERE_AND_HOW | {"seed", "run_name"}
 LOSS_FLAGS = ("loss", "k", "m", "alpha", "gamma")
 USED_BY = {"root": {"k", "m"}, "rlo": {"k", "m"}, "focal": {"alpha", "gamma"}, "ce": set()}
-NEEDED = ("epoch", "test_acc", "epoch_seconds")
+NEEDED = ("epoch", "step", "test_acc", "epoch_seconds")
 
 
 @dataclass
@@ -23,6 +25,12 @@ class Run:
     path: Path
     flags: dict
     columns: dict[str, list[float]]
+    written: float  # the time of metrics.csv
+
+    @property
+    def is_finished(self) -> bool:
+        steps = self.flags["max_steps"]
+        return self.columns["epoch"][-1] >= self.flags["epochs"] or 0 < steps <= self.columns["step"][-1]
 
     @property
     def accuracy(self) -> list[float]:
@@ -31,11 +39,7 @@ class Run:
     @property
     def seconds(self) -> list[float]:
         """Since the start of the training, at the end of each epoch."""
-        total, sums = 0.0, []
-        for value in self.columns["epoch_seconds"]:
-            total += value
-            sums.append(total)
-        return sums
+        return list(itertools.accumulate(self.columns["epoch_seconds"]))
 
 
 @dataclass
@@ -66,34 +70,52 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
     return list(found)
 
 
-def read_run(path: Path) -> Run:
+def read_run(path: Path, parser: Parser) -> Run:
     """Read config.json and metrics.csv; unfinished runs have fewer rows.
+
+    Parameters
+    ----------
+    path : Path
+    parser : Parser
+        train.py's: the run's flags must have its types, and a flag younger than the run has its default.
 
     Raises
     ------
     ValueError
-        One line, if either is missing, damaged or empty.
+        One line, if either file is missing, damaged or empty.
     """
     try:
-        flags = json.loads((path / "config.json").read_text())
-        with open(path / "metrics.csv", newline="") as file:
-            rows = list(csv.DictReader(file))
+        config = json.loads((path / "config.json").read_text())
+        text = (path / "metrics.csv").read_text()
+        rows = list(csv.DictReader(text.splitlines(), strict=True))
+        written = (path / "metrics.csv").stat().st_mtime
     except OSError as error:
         raise ValueError(f"{path}: {Path(error.filename).name} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError, csv.Error):
         raise ValueError(f"{path}: config.json or metrics.csv is damaged") from None
-    if not isinstance(flags, dict) or flags.get("loss") not in USED_BY or type(flags.get("seed")) is not int:
+    if not isinstance(config, dict) or not {"dataset", "net", "loss", "seed"} <= config.keys():
         raise ValueError(f"{path}: config.json is not that of a training")
+    flags = {name: config.get(name, default) for name, default in vars(parser.parse_args([])).items()}
+    try:
+        parser.check(flags)
+    except ValueError as error:
+        raise ValueError(f"{path}: config.json is damaged: {error}") from None
     if not rows:
         raise ValueError(f"{path}: metrics.csv has no epoch yet")
     try:
         names = [name for name in rows[0] if name]
         columns = {name: [float(row[name]) if row[name] else math.nan for row in rows] for name in names}
-        if not all(math.isfinite(value) for name in NEEDED for value in columns[name]):
+        epochs, accuracies = columns["epoch"], columns["test_acc"]
+        if (
+            not all(math.isfinite(value) for name in NEEDED for value in columns[name])
+            or not text.endswith("\n")  # "97.2" may be what is left of "97.2222"
+            or not all(a < b for a, b in itertools.pairwise(epochs))
+            or not all(0 <= accuracy <= 100 for accuracy in accuracies)
+        ):
             raise ValueError
     except (KeyError, TypeError, ValueError):
         raise ValueError(f"{path}: metrics.csv is damaged") from None
-    return Run(path, flags, columns)
+    return Run(path, flags, columns, written)
 
 
 def essence(flags: dict) -> dict:
@@ -116,9 +138,9 @@ def group_runs(runs: Iterable[Run]) -> tuple[list[Group], list[str]]:
         seed = run.flags["seed"]
         other = group.runs.get(seed)
         if other is not None:
-            longer, shorter = (run, other) if len(run.accuracy) > len(other.accuracy) else (other, run)
-            remarks.append(f"{shorter.path} is left out: {longer.path} is the same, seed {seed} included")
-            run = longer
+            # The longer one counts; of two as long, the newer.
+            left_out, run = sorted((run, other), key=lambda r: (len(r.accuracy), r.written))
+            remarks.append(f"{left_out.path} is left out: {run.path} is the same, seed {seed} included")
         group.runs[seed] = run
     ordered = sorted(groups.values(), key=lambda g: (g.condition, *_order(g.flags)))
     _label(ordered)
@@ -130,16 +152,19 @@ def _order(flags: dict) -> tuple:
 
 
 def _label(groups: list[Group]) -> None:
-    """Name each group by its loss and by the flags in which the groups differ."""
-    names = sorted({name for group in groups for name in group.flags} - {"loss", "k", "m"})
+    """Name each group by its loss and by the flags in which the groups differ: ``root k=3 m=3, lr 0.1``."""
+    values = {}
     for group in groups:
-        words = [group.flags["loss"], *(f"{n}={group.flags[n]:g}" for n in "km" if n in group.flags)]
-        parts = [" ".join(words)]
-        for name in names:
-            values = {key({"": g.flags[name]}) for g in groups if name in g.flags}
-            if name in group.flags and len(values) > 1:
-                value = group.flags[name]
-                parts.append(
-                    f"{name.replace('_', ' ')} {value:g}" if type(value) in (int, float) else str(value)
-                )
+        for name, value in group.flags.items():
+            values.setdefault(name, set()).add(value)
+    differing = [name for name in values if len(values[name]) > 1 and name not in LOSS_FLAGS]
+    for group in groups:
+        flags = group.flags
+        shown = [n for n in LOSS_FLAGS[1:] if n in flags and (n in ("k", "m") or len(values[n]) > 1)]
+        parts = [" ".join([flags["loss"], *(f"{n}={flags[n]:g}" for n in shown)])]
+        for name in differing:
+            # The parts stand between commas: see plots.py.
+            value = f"{flags[name]:g}" if type(flags[name]) in (int, float) else str(flags[name])
+            value = value.replace(", ", ",")
+            parts.append(value if name in ("dataset", "net", "opt") else f"{name.replace('_', ' ')} {value}")
         group.label = ", ".join(parts)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import sys
 
 import numpy as np
@@ -9,6 +10,8 @@ import pytest
 from scipy import stats
 
 import compare
+from comparison import plots
+from comparison.runs import Group
 from comparison.statistics import difference, first_at, mean_and_std
 
 FLAGS = {
@@ -102,10 +105,81 @@ def test_broken_runs_are_named_and_skipped(runs, tmp_path, capsys):
     (make(runs, "empty", []) / "metrics.csv").write_text("epoch\n")
     (make(runs, "gone", [1]) / "metrics.csv").unlink()
     (make(runs, "nan", ["nan"]))
+    half = make(runs, "half", [97.2222]) / "metrics.csv"
+    half.write_text(half.read_text().replace(",test_ece", "")[:-3])
+    path = make(runs, "doubled", [50, 60]) / "metrics.csv"
+    path.write_text(path.read_text() + path.read_text().splitlines()[-1] + "\n")
+    make(runs, "accuracy", [500])
+    make(runs, "type", [1], k="3")
+    make(runs, "list", [1], loss=["root"])
+    make(runs, "range", [1], label_noise=7.0)
     rows, err = table(capsys, runs, "--out", tmp_path / "out")
     assert list(rows) == ["ce", "root k=3 m=3"]
+    wrong = ("half", "doubled", "accuracy", "type", "list", "range")
+    assert [name for name in wrong if f"/{name}: " not in err] == []
     assert [name for name in ("torn", "json", "empty", "gone", "nan") if f"/{name}: " not in err] == []
-    assert err.count("\n") == 5
+    assert err.count("\n") == 5 + len(wrong)
+
+
+def test_a_run_from_before_a_flag_existed_has_its_default(tmp_path, capsys):
+    for seed in (0, 1):
+        make(tmp_path, f"old{seed}", [50 + seed], loss="ce", seed=seed)
+        make(tmp_path, f"new{seed}", [52 + seed], seed=seed, accumulate=1, sync_bn=False, size=0)
+    rows, _ = table(capsys, tmp_path, "--out", tmp_path / "out")
+    assert rows["root k=3 m=3"]["last − baseline, 95 % interval"] == "+2.00 ± 0.00"
+
+
+def test_a_baseline_that_is_not_there_or_not_one_group_is_said(tmp_path, capsys):
+    for k in (3.0, 8.0):
+        make(tmp_path, f"k{k}", [50], k=k)
+    rows, err = table(capsys, tmp_path, "--out", tmp_path / "out")
+    assert len(rows) == 2 and "no group has a baseline with loss=ce" in err
+    make(tmp_path, "ce", [50], loss="ce")
+    for text, message in (
+        ("loss=root", "k=3 m=3; root k=8"),
+        ("lr=7", "no group"),
+        ("los=ce", "flags of train.py"),
+    ):
+        _, err = table(capsys, tmp_path, "--out", tmp_path / "out", "--baseline", text, code=2)
+        assert message in err and err.count("\n") == 1
+    rows, _ = table(capsys, tmp_path, "--out", tmp_path / "out", "--baseline", "loss=root,k=8")
+    assert [name for name, row in rows.items() if row["last − baseline, 95 % interval"]] == [
+        "ce",
+        "root k=3 m=3",
+    ]
+
+
+def test_panels_hold_what_differs_in_the_loss_alone():
+    def group(label, **flags):
+        return Group({"dataset": "digits", "net": "vit", "label_noise": 0.0} | flags, label=label)
+
+    groups = [
+        group("ce, digits, label noise 0", loss="ce"),
+        group("root k=3 m=3, digits, label noise 0", loss="root", k=3.0),
+        group("ce, digits, label noise 0.4", loss="ce", label_noise=0.4),
+        group("ce, cifar10, label noise 0.4", loss="ce", label_noise=0.4, dataset="cifar10"),
+    ]
+    titles = {title: len(panel) for title, panel in plots._panels(groups).items()}
+    assert titles == {"digits, label noise 0": 2, "digits, label noise 0.4": 1, "cifar10, label noise 0.4": 1}
+    assert {title: len(panel) for title, panel in plots._panels(groups, "label_noise").items()} == {
+        "digits": 3, "cifar10": 1,
+    }  # fmt: skip
+
+
+def test_a_label_says_every_flag_in_which_groups_differ(tmp_path, capsys):
+    make(tmp_path, "a", [1], loss="focal", gamma=1.0)
+    make(tmp_path, "b", [1], loss="focal", noaug=True)
+    rows, _ = table(capsys, tmp_path, "--out", tmp_path / "out")
+    assert set(rows) == {"focal gamma=1, noaug False", "focal gamma=2, noaug True"}
+
+
+def test_a_plot_of_an_earlier_comparison_does_not_stay(tmp_path, capsys):
+    for i, k in enumerate((3.0, 8.0)):
+        make(tmp_path / "runs", f"k{k}", [50 + i], k=k)
+    table(capsys, tmp_path / "runs", "--out", tmp_path / "out")
+    assert (tmp_path / "out" / "accuracy-k.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    table(capsys, tmp_path / "runs" / "k3.0", "--out", tmp_path / "out")
+    assert not (tmp_path / "out" / "accuracy-k.png").exists()
 
 
 def test_nothing_to_compare_is_one_line(tmp_path, capsys):
@@ -114,19 +188,24 @@ def test_nothing_to_compare_is_one_line(tmp_path, capsys):
         assert err.splitlines()[-1].startswith("compare.py: error: no run to compare")
     make(tmp_path, "a", [1])
     _, err = table(capsys, tmp_path, "--out", tmp_path / "out", "--baseline", "ce", code=2)
-    assert "--baseline must be like loss=ce" in err
+    assert "--baseline must be flags of train.py" in err
     (tmp_path / "file").write_text("")
     _, err = table(capsys, tmp_path, "--out", tmp_path / "file", code=2)
-    assert "cannot use --out" in err and err.count("\n") == 1
+    assert "cannot use --out" in err and "Traceback" not in err
 
 
 def test_unfinished_runs_and_doubled_seeds(tmp_path, capsys):
     make(tmp_path, "a", [10, 20, 30])
     make(tmp_path, "short", [10], seed=1)
     make(tmp_path, "again", [10, 20], seed=0)
+    for name, when in (("new", 2000), ("old", 1000)):  # of two as long, the one written last
+        os.utime(make(tmp_path, name, [when / 100], seed=2, net="resnet18") / "metrics.csv", (when, when))
+    make(tmp_path / "limited", "run", [10], max_steps=10)
     rows, err = table(capsys, tmp_path, "--out", tmp_path / "out")
-    assert rows["root k=3 m=3"]["epochs"] == "1–3" and rows["root k=3 m=3"]["seeds"] == "0 1"
-    assert "again is left out" in err
+    vit, resnet = (rows[f"root k=3 m=3, max steps 0, {net}"] for net in ("vit", "resnet18"))
+    assert (vit["epochs"], vit["seeds"], resnet["last accuracy"]) == ("1–3 of 4", "0 1", "20.00")
+    assert rows["root k=3 m=3, max steps 10, vit"]["epochs"] == "1"
+    assert "again is left out" in err and "old is left out" in err
 
 
 def test_the_baseline_can_be_any_flag(tmp_path, capsys):
