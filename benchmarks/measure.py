@@ -59,17 +59,21 @@ def seconds(function, device, *args):
     return time.perf_counter() - start
 
 
-def take_turns(contenders, rounds, device, calls=1, warm_up=1):
-    """Seconds for one call of each contender, one figure a round, in a new order every round.
+def take_turns(contenders, rounds, device, calls=1, warm_up=1, least=0.0):
+    """Seconds for one call of each contender, who take turns in a new order every round.
 
     A machine that is busy for a while is then so for all of them, and none always follows the same other.
 
     Parameters
     ----------
     contenders : dict of str to callable
-    rounds, calls, warm_up : int
-        Figures for each contender, calls that each is the mean of, rounds before the first.
+    rounds, warm_up : int
+        Turns that count, and turns before them.
     device : torch.device
+    calls : int
+        That a figure is the mean of.
+    least : float
+        Seconds that a turn lasts at least; a turn may have many figures.
 
     Returns
     -------
@@ -80,10 +84,17 @@ def take_turns(contenders, rounds, device, calls=1, warm_up=1):
     for turn in range(warm_up + rounds):
         shuffle(order)
         for name in order:
-            spent = seconds(lambda f: [f() for _ in range(calls)], device, contenders[name])
-            if turn >= warm_up:
-                times[name].append(spent / calls)
+            spent = [seconds(repeat, device, contenders[name], calls) / calls]
+            while turn >= warm_up and sum(spent) * calls < least:
+                spent.append(seconds(repeat, device, contenders[name], calls) / calls)
+            times[name] += spent if turn >= warm_up else []
     return times
+
+
+def repeat(function, calls):
+    """Call `function` so often."""
+    for _ in range(calls):
+        function()
 
 
 def machine(device):
