@@ -280,7 +280,7 @@ def run_epochs(job, run, stop):
     from engine.meter import Meter
 
     progress = job.progress
-    while progress.step < job.total_steps:
+    while progress.step < job.total_steps or progress.batch:  # batch: of an epoch that has no row yet
         train_loss, train_acc, images = train_one_epoch(job, stop)
         train_seconds = progress.seconds
         start = time.perf_counter()
@@ -312,6 +312,8 @@ def run_epochs(job, run, stop):
             run.record(progress.rows)
         if stopping:
             leave(job, stop)
+        if progress.step == job.total_steps:
+            break  # --max-steps may end within an epoch
 
 
 def train_one_epoch(job, stop):
@@ -325,9 +327,12 @@ def train_one_epoch(job, stop):
     args, progress, batches = job.args, job.progress, job.data.train
     optimizer, scaler, world = job.optimizer, job.precision.scaler, job.world
     warmup_steps = round(args.warmup * len(batches))
-    bad_step = NEVER
+    bad_step, stopping = NEVER, False
     job.net.train()
-    batches.set_epoch(progress.epoch, progress.batch)
+    # A run that was stopped after the last step of an epoch has no batch left, only the row to write.
+    before = max(0, progress.step - 1)
+    set_learning_rate(optimizer, learning_rate(before, args.lr, job.total_steps, warmup_steps))
+    batches.set_epoch(progress.epoch, progress.batch if progress.step < job.total_steps else len(batches))
     bar = tqdm(
         total=len(batches), initial=progress.batch, desc=f"epoch {progress.epoch + 1}/{args.epochs}",
         unit="step", leave=False, disable=None if world.is_main else True,

@@ -81,9 +81,12 @@ class World:
         if self.size == 1:
             return net
         on_gpu = self.device.type == "cuda"
-        return torch.nn.parallel.DistributedDataParallel(
+        wrapped = torch.nn.parallel.DistributedDataParallel(
             net, device_ids=[self.device.index] if on_gpu else None, gradient_as_bucket_view=True
         )
+        if not on_gpu and self.size > 2:
+            wrapped.register_comm_hook(self.size, _mean_in_order_of_rank)
+        return wrapped
 
     def unsynchronised(self, module: torch.nn.Module):
         """Context of a backward pass whose gradients are only added up, for a later one to average."""
@@ -103,6 +106,17 @@ class World:
     def close(self) -> None:
         if dist.is_available() and dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _mean_in_order_of_rank(size: int, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+    """The mean of a bucket's gradients, summed alike wherever in the bucket they lie.
+
+    DDP cuts the gradients into other buckets in the first step of a process than in all later ones, and an
+    all-reduce adds up three or more numbers in an order that depends on their place: a resumed run would differ.
+    """
+    parts = [torch.empty_like(bucket.buffer()) for _ in range(size)]
+    gathering = dist.all_gather(parts, bucket.buffer(), async_op=True)
+    return gathering.get_future().then(lambda _: torch.stack(parts).sum(0).div_(size))
 
 
 def _pick_device(name: str, local_rank: int) -> torch.device:

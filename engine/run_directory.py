@@ -124,13 +124,11 @@ class RunDirectory:
         row = rows[-1]
         self._write_metrics(rows)
         draw_curves(rows, self.path / "curves.png", self.path.name)
-        if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._writer = SummaryWriter(str(self.path), purge_step=row["step"])
-        for column in COLUMNS[2:]:
-            self._writer.add_scalar(column, row[column], row["step"])
-        self._writer.flush()
+        try:
+            self._log_scalars(row)
+        except OSError as error:
+            reason = error.strerror or error
+            raise UserError(f"cannot write TensorBoard's events in {self.path}: {reason}") from None
         if self._wandb is not None:
             self._wandb.log(row, step=row["step"])
         print(
@@ -140,6 +138,15 @@ class RunDirectory:
             f"{row['epoch_seconds']:.1f} s  {row['images_per_second']:,.0f} img/s",
             flush=True,
         )
+
+    def _log_scalars(self, row: dict) -> None:
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(self.path), purge_step=row["step"])
+        for column in COLUMNS[2:]:
+            self._writer.add_scalar(column, row[column], row["step"])
+        self._writer.flush()
 
     def _write_metrics(self, rows: list[dict]) -> None:
         """metrics.csv as a whole, so that no row is ever torn or doubled."""
