@@ -111,8 +111,9 @@ class World:
 def _mean_in_order_of_rank(size: int, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
     """The mean of a bucket's gradients, summed alike wherever in the bucket they lie.
 
-    DDP cuts the gradients into other buckets in the first step of a process than in all later ones, and an
-    all-reduce adds up three or more numbers in an order that depends on their place: a resumed run would differ.
+    DDP cuts the gradients into other buckets in the first step of a process than in all later ones, and
+    an all-reduce adds up three or more numbers in an order that depends on their place: a resumed run would
+    differ.
     """
     parts = [torch.empty_like(bucket.buffer()) for _ in range(size)]
     gathering = dist.all_gather(parts, bucket.buffer(), async_op=True)

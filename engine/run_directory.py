@@ -8,6 +8,7 @@ import os
 import platform
 import re
 import subprocess
+import threading
 from argparse import Namespace
 from contextlib import suppress
 from pathlib import Path
@@ -143,6 +144,7 @@ class RunDirectory:
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
+            threading.excepthook = _print_unless_disk_error
             self._writer = SummaryWriter(str(self.path), purge_step=row["step"])
         for column in COLUMNS[2:]:
             self._writer.add_scalar(column, row[column], row["step"])
@@ -167,7 +169,8 @@ class RunDirectory:
 
     def close(self) -> None:
         if self._writer is not None:
-            self._writer.close()
+            with suppress(OSError):  # record() has flushed, and told what went wrong
+                self._writer.close()
         if self._wandb is not None:
             self._wandb.finish()
         self._lock.close()
@@ -244,6 +247,12 @@ def find_run(out: Path, flags: dict) -> Path | None:
 
 def _text(value: float) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _print_unless_disk_error(failure) -> None:
+    """For TensorBoard's thread: what a disk did to it is raised in ours, too, and told there in one line."""
+    if not issubclass(failure.exc_type, OSError):
+        threading.__excepthook__(failure)
 
 
 def _git_commit() -> str | None:
