@@ -8,19 +8,30 @@ from pathlib import Path
 
 import pytest
 
+import compare
 import regression
+import sweep
 import train
 from data.registry import resolve
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.append(str(ROOT / "stylegan_patch"))  # which is no package: its files are copied out of it
+# No packages: files that are copied from one, and programs in the other.
+sys.path += [str(ROOT / "stylegan_patch"), str(ROOT / "benchmarks")]
 
 import apply  # noqa: E402
+import bench_data  # noqa: E402
+import bench_losses  # noqa: E402
+import bench_train  # noqa: E402
 
 PARSERS = {
     "train.py": train.parse_args,
     "regression.py": regression.parse_args,
+    "compare.py": compare.parse_args,
+    "sweep.py": lambda words: sweep.make_jobs(sweep.parse_args(words)),
     "stylegan_patch/apply.py": apply.parse_args,
+    "benchmarks/bench_data.py": bench_data.parse_args,
+    "benchmarks/bench_losses.py": bench_losses.parse_args,
+    "benchmarks/bench_train.py": bench_train.parse_args,
 }
 OURS = re.compile(rf"^(?:(?:\.venv/bin/)?python|torchrun(?: --\S+)*) ({'|'.join(PARSERS)})\b(.*)")
 LOOP = re.compile(r"^for (\w+) in ([^;]+); do (.+); done$")
@@ -49,7 +60,10 @@ def commands_of(text):
                 yield found[1], shlex.split(found[2])
 
 
-@pytest.mark.parametrize("page", ["commands.txt", "README.md", "docs/results.md", "docs/losses.md"])
+PAGES = ["commands.txt", "README.md", "docs/results.md", "docs/losses.md", "docs/reliability.md"]
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_every_command_parses(page):
     found = list(commands_of((ROOT / page).read_text()))
     for script, words in found:
