@@ -21,9 +21,10 @@ class Difference:
         return self.low <= 0 <= self.high
 
     def __str__(self) -> str:
+        mean = f"{round(self.mean, 2) + 0.0:+.2f}"  # + 0.0: no -0.00
         if math.isnan(self.low):
-            return f"{self.mean:+.2f} (no interval: one seed)"
-        half = f"{self.mean:+.2f} ± {(self.high - self.low) / 2:.2f}"
+            return f"{mean} (no interval: one seed)"
+        half = f"{mean} ± {(self.high - self.low) / 2:.2f}"
         return half + (" (tie)" if self.is_tie else "") + ("" if self.paired else " (unpaired)")
 
 

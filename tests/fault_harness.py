@@ -175,8 +175,8 @@ class Run:
         allowed = {code, 1, -number} if torchrun else {code}
         if clock or moment == "start-up":
             allowed |= {-number, 0}
-        if self.processes > 1 and number == SIGKILL:
-            allowed |= {1, -signal.SIGABRT}  # the ranks that lost one
+        if self.processes > 1:  # the others lost one, or stop with it: 143, whichever signal it had
+            allowed |= {1, -signal.SIGABRT} if number == SIGKILL else {143}
         if not set(codes) <= allowed:
             self.problems.append(f"{strike or clock}: exit codes {codes}")
         if strike and point == "step":
