@@ -28,7 +28,11 @@ def parse_args(argv=None):
         help="accuracies in percent to be reached (default: 90, 95 and 99 %% of the last accuracy of "
         "the best group with the same data and net)")
     # fmt: on
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    for name, values in (("RUN_DIR", args.runs), ("--out", [args.out])):
+        if "" in values:  # an unset variable of the shell, as a rule
+            parser.error(f"{name} is empty: give it a value")
+    return args
 
 
 def main(argv=None):
@@ -48,22 +52,22 @@ def compare(args):
 
     parser = build_parser()
     changes = changes_of(args.baseline, vars(parser.parse_args([])))
-    runs = []
+    runs, notes = [], []
     for path in find_runs(args.runs):
         try:
             runs.append(read_run(path, parser))
         except ValueError as error:
-            print(f"compare.py: skipped {error}", file=sys.stderr)
+            notes.append(f"skipped {error}")
     if not runs:
-        raise UserError("no run to compare: RUN_DIR must hold the config.json and metrics.csv of a training")
+        needed = "RUN_DIR must hold the config.json and metrics.csv of a training"
+        raise UserError(f"no run to compare: {needed}{first_of(notes)}")
     groups, remarks = group_runs(runs)
-    for remark in remarks:
-        print(f"compare.py: {remark}", file=sys.stderr)
+    notes += remarks
     if not any(baseline_of(group, groups, changes) for group in groups):
         message = f"no group has a baseline with {args.baseline} and otherwise equal flags"
         if args.baseline != DEFAULT_BASELINE:
-            raise UserError(message)
-        print(f"compare.py: {message}: --baseline names another", file=sys.stderr)
+            raise UserError(f"{message}{first_of(notes)}; give another --baseline")
+        notes.append(f"{message}: --baseline names another")
     rows = tabulate(groups, changes, args.target)
 
     from comparison.plots import draw_against_k, draw_against_noise, draw_curves
@@ -73,7 +77,9 @@ def compare(args):
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"cannot use --out {out}: {error.strerror}") from None
+        raise UserError(f"cannot use --out {out}: {error.strerror}; give another directory") from None
+    for note in notes:
+        print(f"compare.py: {note}", file=sys.stderr)
     text = markdown(rows)
     for name, content in (("table.md", text), ("table.csv", comma_separated(rows))):
         data = content.encode(errors="backslashreplace")
@@ -84,6 +90,11 @@ def compare(args):
     draw_against_noise(groups, out / "accuracy-noise.png", "test_acc", "last test accuracy (%)")
     draw_against_noise(groups, out / "calibration-noise.png", "test_ece", "expected calibration error (%)")
     print(text, end="")
+
+
+def first_of(notes):
+    """The first note and the number of others, as the end of an error message."""
+    return f" ({notes[0]}{f'; {len(notes) - 1} more' if notes[1:] else ''})" if notes else ""
 
 
 def changes_of(text, flags):

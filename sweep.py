@@ -88,7 +88,10 @@ def parse_args(argv=None):
     """The flags; what stands behind ``--`` goes to every run as it is."""
     words = sys.argv[1:] if argv is None else list(argv)
     cut = words.index("--") if "--" in words else len(words)
-    args = build_parser().parse_args(words[:cut])
+    parser = build_parser()
+    args = parser.parse_args(words[:cut])
+    if args.lines == "":  # an unset variable of the shell, as a rule
+        parser.error("--lines is empty: give it a value, or leave it out")
     args.rest = words[cut + 1 :]
     return args
 
@@ -152,24 +155,37 @@ def sweep(args):
     """Write the commands of the runs that are not finished, or run them. Returns the exit code."""
     jobs = make_jobs(args)
     todo = [job for job in jobs if not job.is_finished()]
-    print(f"{len(jobs)} runs, {len(jobs) - len(todo)} of them finished", file=sys.stderr)
+    count = f"{len(jobs)} runs, {len(jobs) - len(todo)} of them finished"
     text = "".join(f"{shlex.join(['python', 'train.py', *job.words])}\n" for job in todo)
     if args.lines:
-        write_atomically(Path(args.lines), lambda file: file.write(text.encode()))
+        try:
+            write_atomically(Path(args.lines), lambda file: file.write(os.fsencode(text)))
+        except UserError as error:
+            raise UserError(f"{error}; give another --lines") from None
+        except (OSError, ValueError):
+            raise UserError(f"{args.lines} is no name for a file; give another --lines") from None
+        print(count, file=sys.stderr)
     elif args.dry_run:
         print(text, end="")
+        print(count, file=sys.stderr)
     else:
+        make_folders(todo)
+        print(count, file=sys.stderr)
         return run_all(todo, args.jobs)
     return 0
 
 
-def run_all(todo, at_a_time):
-    """Run the jobs, `at_a_time` together. Returns 0, 1 if one failed, or 143 or 130 if stopped."""
+def make_folders(todo):
+    """Where the runs and their logs go."""
     for folder in {job.path.parent for job in todo}:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"cannot use --out {folder}: {error.strerror}") from None
+            raise UserError(f"cannot use --out {folder}: {error.strerror}; give another directory") from None
+
+
+def run_all(todo, at_a_time):
+    """Run the jobs, `at_a_time` together. Returns 0, 1 if one failed, or 143 or 130 if stopped."""
     environment = {**os.environ}
     environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // at_a_time)))
     signals, told, running, failed = [], 0, {}, []

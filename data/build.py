@@ -183,7 +183,9 @@ def build_data(
 
 def _check(image_size, batch_size, label_noise, cache, workers, rank, world_size, dtype) -> None:
     if image_size != 0 and not _SMALLEST <= image_size <= _LARGEST:
-        raise DataError(f"image size {image_size} is not 0 (native) or {_SMALLEST} to {_LARGEST} pixels")
+        raise DataError(
+            f"image size {image_size} (--size) is not 0 (native) or {_SMALLEST} to {_LARGEST} pixels"
+        )
     if batch_size < 1:
         raise DataError(f"batch size {batch_size} is not 1 or more")
     if not 0 <= label_noise < 1:  # also refuses nan

@@ -168,7 +168,6 @@ def load(name, *, data_dir="datasets", target=None, test_file=None, test_size=0.
                 width = max(X.shape[1], X_test.shape[1])
                 check_size(max(len(X), len(X_test)), width, f"{name} and {test_file}")
                 X, X_test = (np.pad(part, ((0, 0), (0, width - part.shape[1]))) for part in (X, X_test))
-        name = Path(name).stem.encode(errors="replace").decode()  # names of files need not be text
     else:
         near = difflib.get_close_matches(name, NAMES, n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
@@ -195,27 +194,33 @@ def load(name, *, data_dir="datasets", target=None, test_file=None, test_size=0.
         raise DataError(
             f"{name}: a test sample is too far from the training samples for float64; rescale them"
         )
+    if not (name in NAMES or name.startswith("openml:")):
+        name = Path(name).stem.encode(errors="replace").decode()  # names of files need not be text
     return Dataset(name, X, codes, X_test, codes_test, classes)
 
 
 def _check(name, X, classes, codes):
     if len(X) < 2:
-        raise DataError(f"{name}: {len(X)} sample, at least two are needed")
+        raise DataError(f"{name}: {len(X)} sample, at least two are needed; add some")
     if not np.isfinite(X).all():
         row, column = np.argwhere(~np.isfinite(X))[0]
         raise DataError(f"{name}: feature {column} of sample {row} is missing or not finite")
     if len(classes) < 2:
-        raise DataError(f"{name}: one class only ({str(classes[0])!r:.40}), at least two are needed")
+        raise DataError(
+            f"{name}: one class only ({str(classes[0])!r:.40}), at least two are needed; give --target"
+        )
     if len(classes) > max(2, len(X) // 2):
         raise DataError(
-            f"{name}: the target has {len(classes)} values in {len(X)} samples, not a class column"
+            f"{name}: the target has {len(classes)} values in {len(X)} samples: no class; give --target"
         )
     return codes
 
 
 def _codes_of_test(path, classes, labels, width, test_width):
     if width != test_width:
-        raise DataError(f"{path} has {test_width} features, the training file {width}")
+        raise DataError(
+            f"{path} has {test_width} features, the training file {width}; give both the same columns"
+        )
     known = {label: code for code, label in enumerate(classes)}
     unknown = sorted(set(labels) - set(known))
     if unknown:

@@ -54,7 +54,7 @@ def read_file(path, target=None):
     if path.is_dir():
         raise DataError(f"{path} is a directory; give one of the files in it")
     if not path.is_file():
-        raise DataError(f"no such file: {path}")
+        raise DataError(f"no such file: {path}; give the path of a {', '.join(SUFFIXES)} file")
     if is_sparse(path):
         return _read_svm(path, target)
     return _read_table(path, target)
@@ -72,7 +72,7 @@ def _read_svm(path, target):
     check_size(*X.shape, path)
     X = X.toarray()
     if not np.isfinite(X).all() or not np.isfinite(y).all():
-        raise DataError(f"{path} holds a value that is not a finite number")
+        raise DataError(f"{path} holds a value that is not a finite number; drop such samples first")
     return X, [f"{label:g}" for label in y], [f"x{i}" for i in range(X.shape[1])]
 
 
@@ -80,27 +80,29 @@ def _read_table(path, target):
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (UnicodeDecodeError, OSError) as error:
-        raise DataError(f"cannot read {path} as text: {error}") from None
+        raise DataError(f"cannot read {path} as text: {error}; save it as UTF-8") from None
     numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
     if not numbered:
-        raise DataError(f"{path} is empty")
+        raise DataError(f"{path} is empty; it needs a sample a line")
     try:
         rows = [(number, _split(line, numbered[0][1])) for number, line in numbered]
     except csv.Error as error:
-        raise DataError(f"{path} cannot be read as a table: {error}") from None
+        raise DataError(f"{path} cannot be read as a table: {error}; save it as CSV") from None
     width = len(rows[0][1])
     for number, cells in rows:
         if len(cells) != width:
-            raise DataError(f"{path}, line {number}: {len(cells)} columns where the first line has {width}")
+            raise DataError(
+                f"{path}, line {number}: {len(cells)} columns where the first line has {width}; mend the line"
+            )
     if width < 2:
-        raise DataError(f"{path} has one column; features and a target are needed")
+        raise DataError(f"{path} has one column; features and a target are needed, separated by commas")
 
     names = [f"x{i}" for i in range(width)]
     header = _has_header(rows)
     if header:
         names = rows.pop(0)[1]
         if not rows:
-            raise DataError(f"{path} has a header and no samples")
+            raise DataError(f"{path} has a header and no samples; add some")
     column = _target_column(path, target, names, header)
     X = np.empty((len(rows), width - 1))
     features = [i for i in range(width) if i != column]
@@ -110,7 +112,7 @@ def _read_table(path, target):
             if not math.isfinite(X[row, place]):
                 raise DataError(_complaint(path, number, i, names, header, cells[i]))
         if cells[column].lower() in MISSING:
-            raise DataError(f"{path}, line {number}: the target is missing")
+            raise DataError(f"{path}, line {number}: the target is missing; drop the line")
     return X, [_label(cells[column]) for _, cells in rows], [names[i] for i in features]
 
 

@@ -65,7 +65,10 @@ def load_checkpoint(model: nn.Module, path: str | Path, *, new_head: bool = True
         if keys
     ]
     if problems:
-        raise ValueError(f"checkpoint {path} does not fit this net: {'; '.join(problems)}")
+        raise ValueError(
+            f"checkpoint {path} does not fit this net: {'; '.join(problems)}; "
+            "give the net and sizes that it was made with"
+        )
     for classes in fresh:
         _log.warning("%s has no head of %d classes: that layer starts afresh", path, classes)
 
@@ -84,7 +87,8 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"checkpoint {path} is {'a directory' if path.is_dir() else 'not there'}")
+        what = "a directory" if path.is_dir() else "not there"
+        raise ValueError(f"checkpoint {path} is {what}; give a .pt or .safetensors file")
     try:
         if path.suffix == ".safetensors":
             content = safetensors.torch.load_file(path)
@@ -95,17 +99,25 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
                 content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"checkpoint {path} is not a file of plain tensors, and nothing else in it will be run"
+            f"checkpoint {path} is not a file of plain tensors, and nothing else in it will be run; "
+            "save the state_dict() alone"
         ) from error
     except Exception as error:  # a damaged file can fail anywhere in zip, pickle or tensor decoding
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise ValueError(f"checkpoint {path} cannot be read: {reason}") from error
+        reason = str(error).strip().split("\n")[0][:200]
+        if not reason or isinstance(error, LookupError):  # torch's pickle reader met a byte it does not know
+            reason = "not a checkpoint, or not all of it"
+        raise ValueError(
+            f"checkpoint {path} cannot be read ({reason}); get it again or give another"
+        ) from error
 
     for _ in range(len(_NESTED)):  # a mapping may hold itself
         inner = [content[key] for key in _NESTED if isinstance(content, Mapping) and key in content]
         content = next((value for value in inner if isinstance(value, Mapping)), content)
     if not (isinstance(content, Mapping) and content and all(map(_is_entry, content.items()))):
-        raise ValueError(f"checkpoint {path} holds no state dict (a mapping from names to plain tensors)")
+        raise ValueError(
+            f"checkpoint {path} holds no state dict (a mapping from names to plain tensors); "
+            "save the net's state_dict()"
+        )
     return {_strip_wrappers(key): value for key, value in content.items()}
 
 

@@ -46,13 +46,17 @@ def recognise(root):
         if (root / kind.marker).is_file():
             break
     else:
-        raise Refusal(f"{root} is no clone of {' or '.join(kind.name for kind in CLONES)}")
+        names = " or ".join(kind.name for kind in CLONES)
+        raise Refusal(f"{root} is no clone of {names}; give the folder of your clone")
     for name in (LOSS, "training/training_loop.py", "torch_utils/misc.py", "dnnlib/util.py"):
         if not (root / name).is_file():
-            raise Refusal(f"{root} looks like {kind.name}, but has no {name}")
+            raise Refusal(f"{root} looks like {kind.name}, but has no {name}; a fresh clone would")
     loop = (root / "training/training_loop.py").read_text(encoding="utf-8", errors="replace")
     if not re.search(kind.call, loop):
-        raise Refusal(f"{root} looks like {kind.name}, but its training loop calls the loss another way")
+        raise Refusal(
+            f"{root} looks like {kind.name}, but its training_loop.py calls the loss another way; "
+            "a fresh clone would not"
+        )
     return kind
 
 
@@ -218,7 +222,15 @@ class Parser(argparse.ArgumentParser):
     """Says a mistake in one line, like everything else here."""
 
     def error(self, message):
-        self.exit(2, f"{self.prog}: {' '.join(message.split())}\n")
+        hint = "; --help lists the flags" if message.startswith("unrecognized") else ""
+        self.exit(2, f"{self.prog}: {' '.join(message.split())}{hint}\n")
+
+
+def folder(text):
+    """An argparse type: a path that is not empty, which would be the working directory."""
+    if not text:  # an unset variable of the shell, as a rule
+        raise argparse.ArgumentTypeError("is empty; give the folder of your clone")
+    return Path(text)
 
 
 def parse_args(argv=None):
@@ -229,7 +241,7 @@ def parse_args(argv=None):
         epilog="\n\n".join(paragraphs[2:]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("clone", metavar="CLONE", type=Path, help="folder of the clone")
+    parser.add_argument("clone", metavar="CLONE", type=folder, help="folder of the clone")
     parser.add_argument(
         "--dry-run", action="store_true", help="show a diff of what would change, change nothing"
     )

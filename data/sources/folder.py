@@ -25,7 +25,8 @@ def load(request: Request) -> Source:
     """
     root = Path(os.path.expanduser(request.path))
     if not root.is_dir():
-        raise DataError(f"folder {root} does not exist; {_LAYOUT} in it")
+        what = "is a file, not a folder" if root.is_file() else "does not exist"
+        raise DataError(f"folder {root} {what}; {_LAYOUT} in it")
     test_folder = next((root / name for name in ("val", "test") if (root / name).is_dir()), None)
     if not (root / "train").is_dir():
         raise DataError(f"folder {root} has no train/ in it; {_LAYOUT}")
