@@ -11,6 +11,7 @@ torchrun --nproc_per_node=8 train.py --dataset food-101           8 GPUs, one ma
 import sys
 import time
 from contextlib import nullcontext
+from importlib.util import find_spec
 from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
@@ -147,6 +148,8 @@ def train(args, typed):
     from engine.run_directory import RunDirectory, find_run, take_flags_of
     from engine.saver import Saver
 
+    if args.wandb and not find_spec("wandb"):
+        raise UserError("--wandb needs the package wandb: pip install wandb")
     automatic = args.resume == "auto"
     if args.resume and not automatic:
         take_flags_of(args.resume, args, typed, FREE_ON_RESUME, build_parser())

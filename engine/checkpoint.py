@@ -47,7 +47,8 @@ def load_checkpoint(path: Path) -> dict:
         raise UserError(f"{path} does not exist: the run stopped before its first checkpoint") from None
     except pickle.UnpicklingError:
         raise UserError(
-            f"{path} is not a checkpoint of plain tensors: it is damaged, or would run code when loaded"
+            f"{path} is not a checkpoint of plain tensors: it is damaged, or would run code when loaded; "
+            "the run can be started anew with another --run-name"
         ) from None
     except Exception as error:  # a damaged file can make the reader fail in any way
         text = " ".join(str(error).split())[:120] or type(error).__name__

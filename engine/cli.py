@@ -31,7 +31,7 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> None:
-        unknown = re.search(r"unrecognized arguments: (--[\w-]+)", message)
+        unknown = re.search(r"unrecognized arguments: (\S+)", message)
         if unknown:
             near = difflib.get_close_matches(unknown[1], self._option_string_actions, 1)
             message += f"; did you mean {near[0]}?" if near else "; --help lists the flags"

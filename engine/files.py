@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,6 +19,8 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     UserError
         If the file cannot be written; the old one is untouched.
     """
+    if not path.name:
+        raise UserError(f"cannot write {path}: it is a directory")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -30,7 +33,8 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         kept = "; the previous one is untouched" if path.exists() else ""
         raise UserError(f"cannot write {path}: {error.strerror or error}{kept}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # it is gone, or was never there
+            temporary.unlink()
 
 
 def _sync_directory(path: Path) -> None:

@@ -104,7 +104,7 @@ class RunDirectory:
         Raises
         ------
         UserError
-            If the disk is full, or ``wandb`` is asked for and not installed.
+            If the disk is full.
         """
         import torch
         import torchvision
@@ -159,10 +159,8 @@ class RunDirectory:
         write_atomically(self.path / "metrics.csv", lambda file: file.write(text.getvalue().encode()))
 
     def _start_wandb(self, config: dict) -> None:
-        try:
-            import wandb
-        except ImportError:
-            raise UserError("--wandb needs the package wandb: pip install wandb") from None
+        import wandb
+
         self._wandb = wandb.init(
             project="rooted-loss", name=self.path.name, config=config, dir=str(self.path), resume="allow"
         )
@@ -205,10 +203,13 @@ def take_flags_of(path: Path, args: Namespace, typed: set[str], free: set[str], 
         saved["epochs"] = config["epochs"]
         parser.check(saved)
     except OSError:
-        raise UserError(f"--resume {path}: not a run directory (it has no config.json)") from None
+        raise UserError(
+            f"--resume {path}: not a run directory (it has no config.json); give one under --out"
+        ) from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
-            f"--resume {path}: its config.json is damaged, or of another version ({str(error)[:120]})"
+            f"--resume {path}: its config.json is damaged, or of another version ({str(error)[:120]}); "
+            "start anew with another --run-name"
         ) from None
     for name, value in saved.items():
         if name not in typed:
