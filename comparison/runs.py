@@ -4,6 +4,7 @@ import csv
 import itertools
 import json
 import math
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,8 +65,11 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
     """The run directories among `paths` and below them."""
     found = {}
     for path in map(Path, paths):
-        below = [path] if (path / "config.json").exists() else []
-        below = below or sorted(config.parent for config in path.rglob("config.json"))
+        below = []
+        if os.path.exists(path / "config.json"):  # os.path's, as pathlib's raises for names too long
+            below = [path]
+        elif os.path.isdir(path):
+            below = sorted(config.parent for config in path.rglob("config.json"))
         found |= dict.fromkeys(below or [path])
     return list(found)
 

@@ -1,6 +1,7 @@
 """Weights from disk into a net: read without running anything, fit strictly, leave only the head free."""
 
 import logging
+import os
 import pickle
 import sys
 import warnings
@@ -86,8 +87,8 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         .safetensors file has no checksums: damage in the numbers themselves goes unnoticed there.
     """
     path = Path(path)
-    if not path.is_file():
-        what = "a directory" if path.is_dir() else "not there"
+    if not os.path.isfile(path):  # pathlib raises for names too long
+        what = "a directory" if os.path.isdir(path) else "not there"
         raise ValueError(f"checkpoint {path} is {what}; give a .pt or .safetensors file")
     try:
         if path.suffix == ".safetensors":

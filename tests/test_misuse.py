@@ -13,6 +13,7 @@ from conftest import ROOT, command, environment
 from PIL import Image
 
 VIT = "--dataset digits --net vit_tiny --dimhead 16"
+LONG = "x" * 300  # longer than a file's name may be
 FOLDER = "--net vit_tiny --dimhead 16 --workers 0 --max-steps 1 --dataset"
 
 # program, flags, what the line names, and words of what it says to do; a slash parts alternatives.
@@ -89,6 +90,7 @@ train | --dataset digits --net resnet18 --pretrained | pretrained weights for re
 train | --dataset digits --accumulate 300 | --accumulate 300 | needs a --bs of 600 or more
 train | --dataset digits --sync-bn | --sync-bn | leave it out here
 train | VIT --checkpoint none.pt | none.pt is not there | give a .pt or .safetensors file
+train | VIT --checkpoint LONG | is not there | give a .pt or .safetensors file
 train | VIT --checkpoint folder.pt | folder.pt is a directory | give a .pt or .safetensors file
 train | VIT --checkpoint text.pt | text.pt cannot be read | get it again or give another
 train | VIT --checkpoint empty.pt | empty.pt cannot be read | get it again or give another
@@ -164,6 +166,7 @@ compare | runs | --out | required
 compare | runs --out '' | --out is empty | give it a value
 compare | '' --out o | RUN_DIR is empty | give it a value
 compare | nowhere --out o | nowhere | RUN_DIR must hold the config.json and metrics.csv
+compare | LONG --out o | File name too long | RUN_DIR must hold
 compare | images --out o | images | RUN_DIR must hold
 compare | nojson badbs --out o | nojson: config.json or metrics.csv is damaged; 1 more | RUN_DIR must hold
 compare | runs --out notes.txt | --out notes.txt | give another directory
@@ -290,7 +293,7 @@ def test_there_are_more_misuses_than_were_asked_for():
 
 
 def words_of(flags):
-    flags = flags.replace("FOLDER", FOLDER).replace("VIT", VIT)
+    flags = flags.replace("FOLDER", FOLDER).replace("VIT", VIT).replace("LONG", LONG)
     return [word.encode().decode("unicode_escape") for word in shlex.split(flags.replace("$'", "'"))]
 
 
