@@ -9,7 +9,8 @@ python compare.py runs --out sgd --baseline opt=adam          each group against
 import sys
 from pathlib import Path
 
-from engine.cli import Parser, UserError, fail, number
+from common import UserError
+from engine.cli import Parser, fail, number
 
 DEFAULT_BASELINE = "loss=ce"
 SHARES = (0.90, 0.95, 0.99)  # of the best group's last accuracy: the default targets
@@ -70,8 +71,8 @@ def compare(args):
         notes.append(f"{message}: --baseline names another")
     rows = tabulate(groups, changes, args.target)
 
+    from common import write_atomically
     from comparison.plots import draw_against_k, draw_against_noise, draw_curves
-    from engine.files import write_atomically
 
     out = Path(args.out)
     try:

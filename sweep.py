@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import train
-from engine.cli import Parser, UserError, fail, number
-from engine.files import write_atomically
+from common import UserError, write_atomically
+from engine.cli import Parser, fail, number
 from engine.run_directory import NOT_OF_THE_RUN, WHERE_AND_HOW, RunDirectory
 
 ROOTED = ("root", "rlo")

@@ -17,7 +17,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 # torch and everything that needs it is imported in main(), so that --help and mistakes answer at once.
-from engine.cli import EXIT_DIVERGED, EXIT_USAGE, Parser, UserError, fail, interval, number
+from common import EXIT_DIVERGED, EXIT_USAGE, UserError
+from engine.cli import Parser, fail, interval, number
 
 # Flags that a resumed run may change; any other that contradicts the run is refused by name.
 FREE_ON_RESUME = {

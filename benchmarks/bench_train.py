@@ -25,9 +25,10 @@ from measure import Column, parser, prepare, register_random_images, report, sec
 from torch.utils.flop_counter import FlopCounterMode
 
 import train
+from common import UserError
 from data import DATASETS
 from data.source import Request
-from engine.cli import UserError, fail, number
+from engine.cli import fail, number
 from engine.distributed import World
 from engine.saver import Progress
 from losses import build_loss

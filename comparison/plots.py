@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from engine.files import write_atomically
+from common import write_atomically
 
 from .runs import LOSS_FLAGS, Group, key
 from .statistics import mean_and_std

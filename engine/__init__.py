@@ -4,5 +4,5 @@ cli            one-line errors, types of flags    distributed    torchrun, and o
 checkpoint     safe loading, random states        optim          optimisers, the learning rate
 saver          when and what to save, resuming    meter          sums kept on the device
 run_directory  config, metrics, the lock          curves         curves.png
-stopping       SIGTERM and SIGINT, politely       files          atomic files
+stopping       SIGTERM and SIGINT, politely
 """

@@ -1,17 +1,13 @@
 """Checkpoints that are whole or not there, loading that runs no code, and the state of random generators."""
 
-import pickle
 import random
-import warnings
-import zipfile
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import torch
 
-from .cli import UserError
-from .files import write_atomically
+from common import UserError, load_tensors, write_atomically
 
 
 def save_checkpoint(path: Path, state: dict) -> None:
@@ -34,27 +30,12 @@ def load_checkpoint(path: Path) -> dict:
     UserError
         If the file is missing, damaged, or holds anything that ``weights_only=True`` refuses.
     """
+    if not path.exists():
+        raise UserError(f"{path} does not exist: the run stopped before its first checkpoint")
     try:
-        with warnings.catch_warnings():  # what torch would warn of, the errors below say
-            warnings.simplefilter("ignore")
-            if zipfile.is_zipfile(path):  # torch does not look at the checksums that it wrote
-                with zipfile.ZipFile(path) as archive:
-                    bad = archive.testzip()
-                if bad:
-                    raise OSError(f"the checksum of {bad} is wrong")
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist: the run stopped before its first checkpoint") from None
-    except pickle.UnpicklingError:
-        raise UserError(
-            f"{path} is not a checkpoint of plain tensors: it is damaged, or would run code when loaded; "
-            "the run can be started anew with another --run-name"
-        ) from None
-    except Exception as error:  # a damaged file can make the reader fail in any way
-        text = " ".join(str(error).split())[:120] or type(error).__name__
-        raise UserError(
-            f"{path} is damaged or not readable: {text}; the run can be started anew with another --run-name"
-        ) from None
+        state = load_tensors(path)
+    except UserError as error:
+        raise UserError(f"{error}; the run can be started anew with another --run-name") from None
     if not isinstance(state, dict) or "model" not in state:
         raise UserError(f"{path} is not a checkpoint of this program: it holds no 'model'")
     return state

@@ -1,21 +1,11 @@
 """What the command lines share: one-line errors with exit code 2, and the types of flags."""
 
 import argparse
-import difflib
 import math
 import re
 import sys
 
-EXIT_USAGE = 2
-EXIT_DIVERGED = 3
-
-
-class UserError(Exception):
-    """Something a user can mend; its text is the one line that is printed before the exit code."""
-
-    def __init__(self, message: object, exit_code: int = EXIT_USAGE) -> None:
-        super().__init__(str(message))
-        self.exit_code = exit_code
+from common import EXIT_USAGE, did_you_mean
 
 
 class Parser(argparse.ArgumentParser):
@@ -33,8 +23,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:
         unknown = re.search(r"unrecognized arguments: (\S+)", message)
         if unknown:
-            near = difflib.get_close_matches(unknown[1], self._option_string_actions, 1)
-            message += f"; did you mean {near[0]}?" if near else "; --help lists the flags"
+            message += did_you_mean(unknown[1], self._option_string_actions) or "; --help lists the flags"
         fail(message, self.prog)
 
     def parse_typed(self, argv: list[str] | None) -> tuple[argparse.Namespace, set[str]]:

@@ -3,7 +3,7 @@
 import io
 from pathlib import Path
 
-from .files import write_atomically
+from common import write_atomically
 
 # Okabe & Ito's blue and vermilion: told apart by everyone, and in grey print by their dashes.
 TRAIN = {"color": "#0072B2", "linestyle": "--", "label": "training"}

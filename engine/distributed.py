@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .cli import UserError
+from common import UserError
 
 
 class World:

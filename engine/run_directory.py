@@ -13,9 +13,10 @@ from argparse import Namespace
 from contextlib import suppress
 from pathlib import Path
 
-from .cli import Parser, UserError
+from common import UserError, write_atomically
+
+from .cli import Parser
 from .curves import draw_curves
-from .files import write_atomically
 
 COLUMNS = (
     "epoch",

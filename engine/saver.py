@@ -6,8 +6,9 @@ from pathlib import Path
 
 import torch
 
+from common import UserError
+
 from .checkpoint import load_checkpoint, random_state, save_checkpoint, set_random_state
-from .cli import UserError
 from .distributed import World
 from .meter import Diverged, Meter
 

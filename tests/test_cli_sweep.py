@@ -12,7 +12,7 @@ from conftest import ROOT, command, environment
 
 import sweep
 import train
-from engine.cli import UserError
+from common import UserError
 
 TINY = "--dataset digits --net vit_tiny --dimhead 16 --bs 512 --workers 0".split()
 

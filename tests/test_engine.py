@@ -9,10 +9,10 @@ from argparse import ArgumentTypeError, Namespace
 import pytest
 import torch
 
+from common import UserError, write_atomically
 from engine import checkpoint, optim
-from engine.cli import Parser, UserError, number
+from engine.cli import Parser, number
 from engine.distributed import World
-from engine.files import write_atomically
 from engine.meter import Diverged, Meter
 from engine.run_directory import COLUMNS, RunDirectory, take_flags_of
 from engine.saver import Progress, Saver
