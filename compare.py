@@ -49,9 +49,9 @@ def main(argv=None):
 def compare(args):
     """Read, tabulate, draw."""
     from comparison.runs import find_runs, group_runs, read_run
-    from train import build_parser
+    from flags import train_parser
 
-    parser = build_parser()
+    parser = train_parser()
     changes = changes_of(args.baseline, vars(parser.parse_args([])))
     runs, notes = [], []
     for path in find_runs(args.runs):

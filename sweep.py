@@ -23,7 +23,8 @@ from pathlib import Path
 import train
 from common import UserError, write_atomically
 from engine.cli import Parser, fail, number
-from engine.run_directory import NOT_OF_THE_RUN, WHERE_AND_HOW, RunDirectory
+from engine.run_directory import RunDirectory
+from flags import NOT_OF_THE_RUN, WHERE_AND_HOW
 
 ROOTED = ("root", "rlo")
 # Flags of train.py that may have several values here, in the order of the loops: the last one turns fastest.

@@ -18,97 +18,16 @@ from types import SimpleNamespace
 
 # torch and everything that needs it is imported in main(), so that --help and mistakes answer at once.
 from common import EXIT_DIVERGED, EXIT_USAGE, UserError
-from engine.cli import Parser, fail, interval, number
+from engine.cli import fail
+from flags import FREE_ON_RESUME, train_parser
 
-# Flags that a resumed run may change; any other that contradicts the run is refused by name.
-FREE_ON_RESUME = {
-    "epochs", "max_steps", "data_dir", "cache", "workers", "device", "compile", "save_every", "wandb",
-}  # fmt: skip
 # Compiling takes a minute or so; --compile auto spends it only on runs that have the steps to earn it back.
 COMPILE_FROM_STEPS = 2000
 
 
-def build_parser():
-    """Every flag, in the groups of --help."""
-    parser = Parser("train.py", __doc__)
-
-    # fmt: off
-    data = parser.add_argument_group("data").add_argument
-    data("--dataset", default="cifar10", metavar="NAME", help="cifar10, cifar100, tiny-imagenet, food-101, "
-         "fashion-mnist, digits, or folder:PATH with train/<class>/* and val/<class>/*")
-    data("--data-dir", default="./datasets", metavar="DIR", help="where data sets are kept")
-    data("--size", type=number(int, 0, 4096), default=0, metavar="PX",
-         help="image size (default: the data set's own, or the pretrained net's)")
-    data("--noaug", action="store_true", help="no random crop, flip or RandAugment")
-    data("--randaug", action="store_true", help="add RandAugment (2 operations, magnitude 9)")
-    data("--label-noise", type=number(float, 0, 1, below=True), default=0.0, metavar="R",
-         help="share of training labels changed to another class, seeded")
-    data("--cache", choices=("auto", "device", "ram", "none"), default="auto",
-         help="where decoded images are kept; none streams from disk")
-    data("--workers", type=number(int, 0, 1024), default=8, metavar="N", help="decoders of image files")
-
-    net = parser.add_argument_group("net").add_argument
-    net("--net", default="ViT", metavar="NAME", help="a name of --list-nets, or timm:NAME")
-    net("--patch", type=number(int, 1, 65536), default=4, metavar="PX",
-        help="patch size of the ViTs and CaiT")
-    net("--dimhead", type=number(int, 1, 65536), default=512, metavar="D", help="width of the ViTs and CaiT")
-    net("--pretrained", action="store_true", help="start from timm's pretrained weights")
-    net("--checkpoint", default="", metavar="FILE", help="start from the weights in a .pt or .safetensors")
-    net("--list-nets", action="store_true", help="print the nets and their parameters, and exit")
-
-    loss = parser.add_argument_group("loss (docs/losses.md)").add_argument
-    loss("--loss", type=str.lower, choices=("root", "rlo", "ce", "focal"), default="root",
-         help="root: bounded, tolerates wrong labels; rlo: convex; ce: cross entropy; focal")
-    loss("--k", type=number(float, 1), default=3.0, help="the root, of root and rlo")
-    loss("--m", type=number(float, 0, above=True), default=3.0, help="the scale, of root and rlo")
-    loss("--alpha", type=number(float, 0, above=True), default=0.25, help="the scale of focal")
-    loss("--gamma", type=number(float, 0), default=2.0, help="the exponent of focal")
-    loss("--label-smoothing", type=number(float, 0, 1), default=0.0, metavar="E",
-         help="share of the target spread over all classes")
-
-    training = parser.add_argument_group("training").add_argument
-    training("--epochs", "--n_epochs", type=number(int, 1, 10**9), default=200, metavar="N",
-             help="passes over the training data")
-    training("--bs", type=number(int, 1, 10**9), default=512, metavar="N",
-             help="images a step, over all processes")
-    training("--accumulate", type=number(int, 1, 10**9), default=1, metavar="N",
-             help="run each batch in N parts, for a --bs that does not fit in memory")
-    training("--lr", type=number(float, 0, above=True), metavar="LR",
-             help="peak learning rate (default: 1e-4 for transformers, 1e-3 for CNNs)")
-    training("--opt", choices=("adam", "adamw", "sgd"), default="adam", help="sgd has momentum 0.9")
-    training("--weight-decay", type=number(float, 0), default=0.0, metavar="W", help="of all parameters")
-    training("--warmup", type=number(float, 0, 1e6), default=0.0, metavar="E",
-             help="epochs of linear warm-up before the cosine")
-    training("--clip-grad", type=number(float, 0), default=0.0, metavar="NORM",
-             help="largest norm of the gradient (default: no limit)")
-    training("--seed", type=number(int, 0, 2**31 - 1), default=0, metavar="N", help="same seed, same run")
-    training("--max-steps", type=number(int, 0, 10**12), default=0, metavar="N",
-             help="end after N steps (default: off)")
-
-    device = parser.add_argument_group("device").add_argument
-    device("--device", choices=("auto", "cuda", "cpu", "mps"), default="auto", help="what to train on")
-    device("--noamp", action="store_true", help="float32 on CUDA, instead of mixed precision")
-    device("--compile", choices=("auto", "on", "off"), default="auto",
-           help="torch.compile net and loss; auto: for long runs on CUDA")
-    device("--sync-bn", action="store_true", help="batch norm over all processes (CUDA)")
-
-    run = parser.add_argument_group("run").add_argument
-    run("--out", default="./runs", metavar="DIR", help="where run directories are made")
-    run("--run-name", default="", metavar="NAME", help="(default: from data set, net and loss)")
-    run("--resume", "-r", default="", metavar="RUN_DIR",
-        help="go on with a stopped run, exactly; auto: with the one in --out that has these flags, "
-        "or start it")
-    run("--save-every", type=interval, metavar="N|Ns",
-        help="steps or seconds between checkpoints (default: as often as 5 %% of the time allows)")
-    run("--eval-only", action="store_true", help="test --checkpoint or --resume's best.pt, and exit")
-    run("--wandb", action="store_true", help="log to Weights & Biases too (pip install wandb)")
-    # fmt: on
-    return parser
-
-
 def parse_args(argv=None):
     """The flags, and the names of those that were typed."""
-    parser = build_parser()
+    parser = train_parser(__doc__)
     args, typed = parser.parse_typed(argv)
     for name in ("dataset", "net", "data_dir", "out", "run_name", "checkpoint", "resume"):
         if name in typed and not getattr(args, name):  # an unset variable of the shell, as a rule
@@ -153,7 +72,7 @@ def train(args, typed):
         raise UserError("--wandb needs the package wandb: pip install wandb")
     automatic = args.resume == "auto"
     if args.resume and not automatic:
-        take_flags_of(args.resume, args, typed, FREE_ON_RESUME, build_parser())
+        take_flags_of(args.resume, args, typed, FREE_ON_RESUME, train_parser(__doc__))
     elif args.eval_only and (automatic or not args.checkpoint):
         raise UserError("--eval-only needs weights to test: --resume RUN_DIR or --checkpoint FILE")
     world = World(args.device)
@@ -247,7 +166,7 @@ def build(args, world):
     net.to(world.device, memory_format=layout)
     args.lr = args.lr or (1e-4 if is_transformer(net) else 1e-3)
     optimizer = build_optimizer(args.opt, net.parameters(), args.lr, args.weight_decay, world.device)
-    precision = Precision(world.device, mixed=not args.noamp)
+    precision = Precision(world.device, mixed=args.amp != "off")
 
     def forward(module, images, labels):
         images = images.contiguous(memory_format=layout)

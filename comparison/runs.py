@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from engine.cli import Parser
-from engine.run_directory import NOT_OF_THE_RUN, WHERE_AND_HOW
+from flags import NOT_OF_THE_RUN, WHERE_AND_HOW
 
 # Flags that do not tell one experiment from another.
 IGNORED = NOT_OF_THE_RUN | WHERE_AND_HOW | {"seed", "run_name"}

@@ -37,6 +37,8 @@ class Parser(argparse.ArgumentParser):
     def check(self, values: dict) -> None:
         """Raise ``ValueError`` unless each value is one that its flag could have on the command line."""
         for action in self._actions:
+            if action.nargs == 0 and action.const is not True:  # --noamp: another name for a value of --amp
+                continue
             value = values.get(action.dest, action.default)
             if value == action.default and type(value) is type(action.default):
                 continue

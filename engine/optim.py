@@ -1,16 +1,31 @@
 """Optimisers by name, and the learning rate of every step."""
 
+from __future__ import annotations
+
+import importlib
 import math
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-import torch
-from torch import nn
+if TYPE_CHECKING:
+    import torch
+
+# One line an optimiser: its class, imported when it is used, and options that differ from the class's own.
+OPTIMIZERS: dict[str, tuple[str, dict]] = {
+    "adam": ("torch.optim:Adam", {}),
+    "adamw": ("torch.optim:AdamW", {}),
+    "sgd": ("torch.optim:SGD", {"momentum": 0.9}),
+}
 
 
 def build_optimizer(
-    name: str, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float, device: torch.device
+    name: str,
+    parameters: Iterable[torch.nn.Parameter],
+    lr: float,
+    weight_decay: float,
+    device: torch.device,
 ) -> torch.optim.Optimizer:
-    """``adam``, ``adamw`` or ``sgd`` (momentum 0.9), fused where torch has a fused kernel.
+    """The optimiser of that name in ``OPTIMIZERS``, fused where torch has a fused kernel.
 
     `weight_decay` is decoupled for adamw, added to the gradient for the others, and acts on every
     parameter.
@@ -20,12 +35,12 @@ def build_optimizer(
     KeyError
         For an unknown name.
     """
-    build = {
-        "adam": torch.optim.Adam,
-        "adamw": torch.optim.AdamW,
-        "sgd": lambda *args, **kwargs: torch.optim.SGD(*args, momentum=0.9, **kwargs),
-    }[name]
-    return build(parameters, lr=lr, weight_decay=weight_decay, fused=device.type in ("cuda", "cpu"))
+    where, options = OPTIMIZERS[name]
+    module, _, class_name = where.partition(":")
+    build = getattr(importlib.import_module(module), class_name)
+    if module == "torch.optim" and device.type in ("cuda", "cpu"):
+        options = options | {"fused": True}
+    return build(parameters, lr=lr, weight_decay=weight_decay, **options)
 
 
 def learning_rate(step: int, base: float, total_steps: int, warmup_steps: int = 0) -> float:

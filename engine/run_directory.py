@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from common import UserError, write_atomically
+from flags import NOT_OF_THE_RUN, WHERE_AND_HOW
 
 from .cli import Parser
 from .curves import draw_curves
@@ -30,11 +31,6 @@ COLUMNS = (
     "images_per_second",
     "test_ece",
 )
-
-# Flags that say what to do with a run, and not what it is.
-NOT_OF_THE_RUN = {"resume", "eval_only", "list_nets"}
-# Flags that say where and how a run is made; two runs that differ in no other are the same.
-WHERE_AND_HOW = {"out", "data_dir", "cache", "workers", "device", "compile", "save_every", "wandb"}
 
 
 class RunDirectory:

@@ -1,0 +1,132 @@
+"""The flags of every command line: what one is called, takes and means stands here once.
+
+Without torch, so that --help and mistakes answer at once. Names of losses, optimisers and data sets are asked
+of their registries. A program's own docstring is its description and its examples.
+"""
+
+from data import list_datasets
+from engine.cli import Parser, interval, number
+from engine.optim import OPTIMIZERS
+
+# Flags that say what to do with a run, and not what it is.
+NOT_OF_THE_RUN = {"resume", "eval_only", "list_nets", "quick"}
+# Flags that say where and how a run is made; two runs that differ in no other are the same.
+WHERE_AND_HOW = {
+    "out", "data_dir", "cache", "workers", "device", "compile", "save_every", "wandb", "threads",
+}  # fmt: skip
+# Flags that a resumed run may change; any other that contradicts the run is refused by name.
+FREE_ON_RESUME = {
+    "epochs", "max_steps", "data_dir", "cache", "workers", "device", "save_every", "wandb", "dataset",
+}  # fmt: skip
+
+share = number(float, 0, 1, below=True)
+
+
+def train_parser(documentation: str = "Train an image classifier.\n\npython train.py") -> Parser:
+    """train.py's flags, in the groups of --help."""
+    parser = Parser("train.py", documentation)
+
+    # fmt: off
+    data = parser.add_argument_group("data").add_argument
+    data("--dataset", default="cifar10", metavar="NAME",
+         help=f"{', '.join(list_datasets())}: PATH has train/<class>/* and val/<class>/*, or one of them")
+    data("--data-dir", default="./datasets", metavar="DIR", help="where data sets are kept")
+    data("--size", type=number(int, 0, 4096), default=0, metavar="PX",
+         help="image size (default: the data set's own, or the pretrained net's)")
+    data("--val-split", type=share, default=0.0, metavar="R",
+         help="share of the training images kept to choose best.pt with; the test set is then read once, "
+         "at the end (default: the test set chooses, unless the data have a validation set)")
+    data("--noaug", action="store_true", help="no random crop, flip or RandAugment")
+    data("--randaug", action="store_true", help="add RandAugment (2 operations, magnitude 9)")
+    data("--mixup", type=number(float, 0, 100), default=0.0, metavar="A",
+         help="mix images and labels, Beta(A, A)")
+    data("--cutmix", type=number(float, 0, 100), default=0.0, metavar="A",
+         help="paste boxes of other images, Beta(A, A); with --mixup each batch draws one")
+    data("--class-weights", choices=("none", "balanced"), default="none",
+         help="balanced: weigh classes by n / (classes × images of the class)")
+    data("--label-noise", type=share, default=0.0, metavar="R",
+         help="share of training labels changed to another class, seeded")
+    data("--label-noise-kind", default="uniform", metavar="KIND",
+         help="uniform, pair (to the next class), or FILE.csv with a matrix whose rows sum to 1")
+    data("--train-labels", default="", metavar="FILE",
+         help="a CSV with other labels for the training images: columns file or index, and --label-column")
+    data("--label-column", default="", metavar="NAME", help="the column of --train-labels")
+    data("--imbalance", type=number(float, 0, 1, above=True), default=1.0, metavar="R",
+         help="the rarest class keeps this share of its training images, exponential in between")
+    data("--skip-bad", action="store_true", help="leave unreadable images out, and list them")
+    data("--cache", choices=("auto", "device", "ram", "none"), default="auto",
+         help="where decoded images are kept; none streams from disk")
+    data("--workers", type=number(int, 0, 1024), default=8, metavar="N", help="decoders of image files")
+
+    net = parser.add_argument_group("net").add_argument
+    net("--net", default="ViT", metavar="NAME", help="a name of --list-nets, or timm:NAME")
+    net("--patch", type=number(int, 1, 65536), default=4, metavar="PX",
+        help="patch size of the ViTs and CaiT")
+    net("--dimhead", type=number(int, 1, 65536), default=512, metavar="D", help="width of the ViTs and CaiT")
+    net("--pretrained", action="store_true", help="start from timm's pretrained weights")
+    net("--checkpoint", default="", metavar="FILE", help="start from the weights in a .pt or .safetensors")
+    net("--freeze", action="store_true", help="train the head only")
+    net("--list-nets", action="store_true", help="print the nets and their parameters, and exit")
+
+    loss = parser.add_argument_group("loss (docs/losses.md)").add_argument
+    loss("--loss", type=str.lower, choices=("root", "rlo", "ce", "focal"), default="root",
+         help="root: bounded, tolerates wrong labels; rlo: convex; ce: cross entropy; others to compare with")
+    loss("--k", type=number(float, 0, above=True), default=3.0, help="the root, of root and rlo")
+    loss("--m", type=number(float, 0, above=True), default=3.0, help="the scale, of root and rlo")
+    loss("--k-end", type=number(float, 0, above=True), metavar="K",
+         help="move 1/k in equal steps to 1/K over the run, with m/k fixed (default: k stays)")
+    loss("--alpha", type=number(float, 0, above=True), default=0.25, help="the scale of focal")
+    loss("--gamma", type=number(float, 0), default=2.0, help="the exponent of focal")
+    loss("--label-smoothing", type=number(float, 0, 1), default=0.0, metavar="E",
+         help="share of the target spread over all classes")
+
+    training = parser.add_argument_group("training").add_argument
+    training("--epochs", "--n_epochs", type=number(int, 1, 10**9), default=200, metavar="N",
+             help="passes over the training data")
+    training("--bs", type=number(int, 1, 10**9), default=512, metavar="N",
+             help="images a step, over all processes: with 8 GPUs choose 8 times what one needs to be busy")
+    training("--accumulate", type=number(int, 1, 10**9), default=1, metavar="N",
+             help="run each batch in N parts, for a --bs that does not fit in memory")
+    training("--lr", type=number(float, 0, above=True), metavar="LR",
+             help="peak learning rate (default: what the net wants, 1e-4 transformers, 1e-3 CNNs)")
+    training("--opt", choices=tuple(OPTIMIZERS), default="adam", help="sgd has momentum 0.9")
+    training("--weight-decay", type=number(float, 0), default=0.0, metavar="W", help="of all parameters")
+    training("--warmup", type=number(float, 0, 1e6), default=0.0, metavar="E",
+             help="epochs of linear warm-up before the cosine")
+    training("--clip-grad", type=number(float, 0), default=0.0, metavar="NORM",
+             help="largest norm of the gradient (default: no limit)")
+    training("--ema", type=share, default=0.0, metavar="D",
+             help="keep, test and save a moving average of the weights with this decay (0.999)")
+    training("--patience", type=number(int, 0, 10**9), default=0, metavar="N",
+             help="end after N epochs without a better accuracy (default: off)")
+    training("--seed", type=number(int, 0, 2**31 - 1), default=0, metavar="N", help="same seed, same run")
+    training("--max-steps", type=number(int, 0, 10**12), default=0, metavar="N",
+             help="end after N steps (default: off)")
+    training("--quick", action="store_true",
+             help="2 steps, 2 test batches, no files left: does my command work?")
+
+    device = parser.add_argument_group("device").add_argument
+    device("--device", choices=("auto", "cuda", "cpu", "mps"), default="auto", help="what to train on")
+    device("--amp", choices=("auto", "bf16", "fp16", "off"), default="auto",
+           help="precision; auto: bf16 on CUDA, fp16 with a scaler where it has no bf16, float32 elsewhere")
+    device("--noamp", dest="amp", action="store_const", const="off", help="the same as --amp off")
+    device("--compile", choices=("auto", "on", "off"), default="auto",
+           help="torch.compile net and loss; auto: for long runs on CUDA")
+    device("--deterministic", action="store_true",
+           help="deterministic kernels only, so that resuming is exact on CUDA too; slower")
+    device("--threads", type=number(int, 0, 4096), default=0, metavar="N",
+           help="CPU threads (default: the free cores); a resumed run takes its own again")
+    device("--sync-bn", action="store_true", help="batch norm over all processes (CUDA)")
+
+    run = parser.add_argument_group("run").add_argument
+    run("--out", default="./runs", metavar="DIR", help="where run directories are made")
+    run("--run-name", default="", metavar="NAME",
+        help="(default: from the flags that are not at their defaults)")
+    run("--resume", "-r", default="", metavar="RUN_DIR",
+        help="continue a stopped run, exactly; auto: the one in --out that has these flags, or start it")
+    run("--save-every", type=interval, metavar="N|Ns",
+        help="steps or seconds between checkpoints (default: as often as 5 %% of the time allows)")
+    run("--eval-only", action="store_true", help="test --checkpoint or --resume's best.pt, report, and exit")
+    run("--wandb", action="store_true", help="log to Weights & Biases too (pip install wandb)")
+    # fmt: on
+    return parser
