@@ -4,6 +4,9 @@ Without torch, so that --help and mistakes answer at once. Names of losses, opti
 of their registries. A program's own docstring is its description and its examples.
 """
 
+from argparse import ArgumentTypeError
+
+import logreg
 from data import list_datasets
 from engine.cli import Parser, interval, number
 from engine.optim import OPTIMIZERS
@@ -128,5 +131,72 @@ def train_parser(documentation: str = "Train an image classifier.\n\npython trai
         help="steps or seconds between checkpoints (default: as often as 5 %% of the time allows)")
     run("--eval-only", action="store_true", help="test --checkpoint or --resume's best.pt, report, and exit")
     run("--wandb", action="store_true", help="log to Weights & Biases too (pip install wandb)")
+    # fmt: on
+    return parser
+
+
+def separator(text: str) -> str:
+    """An argparse type: what stands between two cells, itself or its name."""
+    names = {
+        "comma": ",",
+        "semicolon": ";",
+        "tab": "\t",
+        "\\t": "\t",
+        "bar": "|",
+        "blank": " ",
+        "blanks": " ",
+    }
+    mark = names.get(text.lower(), text)
+    if len(mark) != 1 or mark.isalnum() or mark in "\"'+-._\r\n" or not (mark.isprintable() or mark == "\t"):
+        raise ArgumentTypeError(f"must be one character, or one of {', '.join(names)}, got {text!r}")
+    return mark
+
+
+def regression_parser(documentation: str = "Logistic regression.\n\npython regression.py") -> Parser:
+    """regression.py's flags, in the groups of --help."""
+    parser = Parser("regression.py", documentation)
+    positive = number(float, 0, above=True)
+
+    # fmt: off
+    data = parser.add_argument_group("data").add_argument
+    data("--dataset", default="synthetic", metavar="NAME",
+         help=f"{', '.join(logreg.NAMES)}, openml:<name>, or a .csv, .data or .svm file")
+    data("--test-file", metavar="FILE", help="the test part; its columns are matched by name (default: a "
+         "stratified split)")
+    data("--test-size", type=number(float, 0, 1, above=True, below=True), default=0.25, metavar="R",
+         help="share of samples that is split off")
+    data("--data-dir", default="./datasets", metavar="DIR", help="where downloads are kept")
+
+    # What is not given is guessed, once for both files, and printed; what is ambiguous is refused.
+    table = parser.add_argument_group("files of --dataset and --test-file").add_argument
+    table("--target", metavar="COLUMN", help="name, or index from 0 (default: the last)")
+    table("--header", choices=("yes", "no"), help="does the first line name the columns (default: a guess)")
+    table("--sep", type=separator, metavar="C",
+          help="comma, semicolon, tab, bar, blanks or another character (default: a guess)")
+    table("--decimal", choices=(".", ","), metavar="./,", help="mark of fractions (default: a guess)")
+    table("--drop", nargs="*", metavar="COLUMN",
+          help="columns to leave out, by name or index; none after it: keep all (default: row numbers)")
+
+    made = parser.add_argument_group("synthetic data").add_argument
+    made("--n", type=number(int, 2), default=500, help="samples")
+    made("--d", type=number(int, 1), default=2, help="features; 2 draws decision boundaries")
+    made("--margin", type=number(float, 0), default=0.0, help="0: overlapping classes; > 0: separable")
+    made("--condition", type=number(float, 1), default=10.0, help="largest over smallest variance")
+
+    goal = parser.add_argument_group("objectives").add_argument
+    goal("--k", type=number(float, 1), nargs="+", default=[2.0, 3.0, 5.0, 10.0], help="roots of rlo")
+    goal("--l2", type=number(float, 0), nargs="+", default=[0.0, 1e-3], help="penalties l2/2 ||W||^2")
+
+    how = parser.add_argument_group("optimisers").add_argument
+    how("--optimizer", nargs="+", choices=logreg.OPTIMIZERS, default=list(logreg.OPTIMIZERS),
+        help="which ones")
+    how("--lr", type=positive, nargs="+", help="steps of gd, nesterov (default: 1/L of the data)")
+    how("--tol", type=positive, default=1e-8, help="done at this gradient norm")
+    how("--max-iter", type=number(int, 1), default=10000, help="iterations at most")
+
+    run = parser.add_argument_group("run").add_argument
+    run("--seed", type=number(int, 0, 2**32 - 1), default=0, help="of synthetic data and of the split")
+    run("--out", metavar="DIR",
+        help="directory for the table and plots (default: ./runs/regression-<dataset>)")
     # fmt: on
     return parser

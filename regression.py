@@ -15,72 +15,28 @@ import os
 import sys
 from pathlib import Path
 
-from engine.cli import EXIT_USAGE, Parser, number
+from common import EXIT_DIVERGED, EXIT_USAGE, UserError
+from flags import regression_parser
+from logreg import NAMES
 
-OPTIMIZERS = ("gd", "nesterov", "lbfgs", "newton")
 # More parameters than this, and a dense Hessian no longer fits in a moment or in memory.
 LARGEST_HESSIAN = 4000
 
 
 def parse_args(argv=None):
-    parser = Parser("regression.py", __doc__)
-
-    data = parser.add_argument_group("data")
-    names = "synthetic, madelon, wine, breast_cancer, digits, openml:<name>, or a .csv, .data or .svm file"
-    data.add_argument("--dataset", default="synthetic", help=names)
-    data.add_argument("--target", help="target column of a file: name or index (default: the last)")
-    data.add_argument("--test-file", help="file with the test part (default: a stratified split)")
-    data.add_argument(
-        "--test-size",
-        type=number(float, 0, 1, above=True, below=True),
-        default=0.25,
-        help="share of samples that is split off",
-    )
-    data.add_argument("--data-dir", default="./datasets", help="where downloads are kept")
-
-    made = parser.add_argument_group("synthetic data")
-    made.add_argument("--n", type=number(int, 2), default=500, help="samples")
-    made.add_argument("--d", type=number(int, 1), default=2, help="features; 2 draws decision boundaries")
-    made.add_argument(
-        "--margin", type=number(float, 0), default=0.0, help="0: overlapping classes; > 0: separable"
-    )
-    made.add_argument(
-        "--condition", type=number(float, 1), default=10.0, help="largest over smallest variance"
-    )
-
-    goal = parser.add_argument_group("objectives")
-    goal.add_argument(
-        "--k", type=number(float, 1), nargs="+", default=[2.0, 3.0, 5.0, 10.0], help="roots of rlo"
-    )
-    goal.add_argument(
-        "--l2", type=number(float, 0), nargs="+", default=[0.0, 1e-3], help="penalties l2/2 ||W||^2"
-    )
-
-    how = parser.add_argument_group("optimisers")
-    how.add_argument(
-        "--optimizer", nargs="+", choices=OPTIMIZERS, default=list(OPTIMIZERS), help="which ones"
-    )
-    positive = number(float, 0, above=True)
-    how.add_argument(
-        "--lr", type=positive, nargs="+", help="steps of gd, nesterov (default: 1/L of the data)"
-    )
-    how.add_argument("--tol", type=positive, default=1e-8, help="done at this gradient norm")
-    how.add_argument("--max-iter", type=number(int, 1), default=10000, help="iterations at most")
-
-    run = parser.add_argument_group("run")
-    run.add_argument(
-        "--seed", type=number(int, 0, 2**32 - 1), default=0, help="of synthetic data and of the split"
-    )
-    run.add_argument("--out", help="directory for the table and plots (default: ./runs/regression-<dataset>)")
-    args = parser.parse_args(argv)
+    parser = regression_parser(__doc__)
+    args, typed = parser.parse_typed(argv)
     args.k, args.l2 = list(dict.fromkeys(args.k)), list(dict.fromkeys(args.l2))
     args.optimizer = list(dict.fromkeys(args.optimizer))
     args.lr = list(dict.fromkeys(args.lr or [None]))
     for name in ("dataset", "target", "test_file", "data_dir", "out"):
         if getattr(args, name) == "":  # an unset variable of the shell, as a rule
             parser.error(f"--{name.replace('_', '-')} is empty: give it a value, or leave it out")
-    if args.test_file and args.dataset in ("synthetic", "madelon", "wine", "breast_cancer", "digits"):
-        parser.error(f"--test-file goes with a file as --dataset, not with {args.dataset}")
+    if args.dataset in NAMES or args.dataset.startswith("openml:"):
+        for name in ("test_file", "target", "header", "sep", "decimal", "drop"):
+            if name in typed:
+                flag = f"--{name.replace('_', '-')}"
+                parser.error(f"{flag} goes with a file as --dataset, not with {args.dataset}")
     return args
 
 
@@ -173,17 +129,19 @@ def main(argv=None) -> int:
     import numpy as np
 
     from logreg import datasets
+    from logreg.readers import Told
 
+    told = Told(args.target, {"yes": True, "no": False}.get(args.header), args.sep, args.decimal, args.drop)
     try:
         dataset = datasets.load(
-            args.dataset, data_dir=args.data_dir, target=args.target, test_file=args.test_file,
+            args.dataset, data_dir=args.data_dir, test_file=args.test_file, told=told,
             test_size=args.test_size, seed=args.seed, n=args.n, d=args.d, margin=args.margin,
             condition=args.condition,
         )  # fmt: skip
         classes, features = len(dataset.classes), dataset.X_train.shape[1]
         parameters = (1 if classes == 2 else classes) * (features + 1)
         if "newton" in args.optimizer and parameters > LARGEST_HESSIAN:
-            raise datasets.DataError(
+            raise UserError(
                 f"newton would need a Hessian of {parameters} × {parameters}; leave it out of --optimizer"
             )
         slug = dataset.name.replace(":", "-").replace("/", "-")
@@ -191,7 +149,7 @@ def main(argv=None) -> int:
         out.mkdir(parents=True, exist_ok=True)
         with np.errstate(all="ignore"):  # numbers at the end of float64: the table shows what came of them
             return study(args, dataset, out)
-    except datasets.DataError as error:
+    except UserError as error:
         mistake = error
     except BrokenPipeError:
         raise
@@ -208,6 +166,8 @@ def study(args, dataset, out) -> int:
     from logreg import table
 
     print(f"{dataset}; tolerance {args.tol:g}, seed {args.seed}")
+    for line in dataset.understood:
+        print(line)
     print(table.header())
     runs = list(make_runs(args))
     for run in runs:
@@ -228,7 +188,7 @@ def study(args, dataset, out) -> int:
             f"a step of 1/L = {safe:.3g} is safe",
             file=sys.stderr,
         )
-        return 3
+        return EXIT_DIVERGED
     return 0
 
 

@@ -2,5 +2,9 @@
 
 ``objectives`` × ``optimizers`` × ``datasets`` combine freely: an optimiser sees only values, gradients and
 Hessians, an objective only a matrix and labels. ``readers`` parses local files, ``plots`` draws.
-Nothing is imported here, so that ``regression.py --help`` pays neither for torch nor for scikit-learn.
+Nothing heavy is imported here, so that ``regression.py --help`` pays neither for torch nor for scikit-learn.
 """
+
+# What --dataset and --optimizer take by name; `datasets` and `optimizers` hold the functions.
+NAMES = ("synthetic", "madelon", "wine", "breast_cancer", "digits")
+OPTIMIZERS = ("gd", "nesterov", "lbfgs", "newton")

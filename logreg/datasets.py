@@ -3,17 +3,19 @@
 A new one is a function ``seed → X, y`` and a line in ``SKLEARN``, or a branch of :func:`load`.
 """
 
-import difflib
 import http.client
 import os
 import re
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from .readers import SUFFIXES, DataError, check_size, is_sparse, read_file
+from common import UserError, did_you_mean
+
+from . import NAMES
+from .readers import SUFFIXES, Told, check_size, read_files
 
 
 @dataclass
@@ -26,6 +28,7 @@ class Dataset:
     X_test: np.ndarray
     y_test: np.ndarray
     classes: list
+    understood: list = field(default_factory=list)  # lines: how a file was read
 
     def __str__(self) -> str:
         return (
@@ -90,7 +93,7 @@ SKLEARN = {
     "breast_cancer": _toy("breast_cancer"),
     "digits": _toy("digits"),
 }
-NAMES = ("synthetic", *SKLEARN)
+assert set(NAMES) == {"synthetic", *SKLEARN}
 
 
 def _openml(name, data_dir):
@@ -100,7 +103,7 @@ def _openml(name, data_dir):
 
     # Else it could lead out of the address of the query, and out of the directory of what was downloaded.
     if not re.fullmatch(r"[\w.()+,-]{1,200}", name, re.ASCII):
-        raise DataError(
+        raise UserError(
             f"openml: needs a name, as in openml:diabetes, or a number, as in openml:37, not {name!r:.60}"
         )
     which = {"data_id": int(name)} if name.isdigit() else {"name": name}
@@ -114,15 +117,15 @@ def _openml(name, data_dir):
             )
         except (URLError, TimeoutError, ConnectionError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", error)
-            raise DataError(f"cannot fetch openml:{name} ({reason}); {hint}") from None
+            raise UserError(f"cannot fetch openml:{name} ({reason}); {hint}") from None
         except ValueError as error:
-            raise DataError(f"openml:{name}: {' '.join(str(error).split())}") from None
+            raise UserError(f"openml:{name}: {' '.join(str(error).split())}") from None
     X, y = bunch.data, bunch.target
     if y is None or np.ndim(y) != 1:
-        raise DataError(f"openml:{name} has no single target column")
+        raise UserError(f"openml:{name} has no single target column")
     if bunch.categories and any(column in bunch.categories for column in bunch.feature_names):
         names = [column for column in bunch.feature_names if column in bunch.categories]
-        raise DataError(f"openml:{name} has columns that are not numeric: {', '.join(names[:5])}")
+        raise UserError(f"openml:{name} has columns that are not numeric: {', '.join(names[:5])}")
     X = X.toarray() if hasattr(X, "toarray") else X
     return np.asarray(X, dtype=np.float64), y
 
@@ -131,28 +134,28 @@ def _is_file(name) -> bool:
     return Path(name).suffix.lower() in SUFFIXES or os.path.basename(name) != name or os.path.exists(name)
 
 
-def load(name, *, data_dir="datasets", target=None, test_file=None, test_size=0.25, seed=0, **options):
+def load(name, *, data_dir="datasets", test_file=None, told=None, test_size=0.25, seed=0, **options):
     """The data set called `name`, split and standardised.
 
     Parameters
     ----------
     name : str
-        One of ``NAMES``, ``openml:<name or number>``, or the path of a file that ``read_file`` can read.
+        One of ``NAMES``, ``openml:<name or number>``, or the path of a file that ``read_files`` can read.
     data_dir : path
         Where downloads from OpenML are kept.
-    target : str, optional
-        Target column of a file, see :func:`logreg.readers.read_file`.
     test_file : path, optional
         The test part; otherwise a stratified share `test_size` of the samples, drawn with `seed`.
+    told : Told, optional
+        Target, separator and so on of files, see :func:`logreg.readers.read_files`.
     **options
         `n`, `d`, `margin`, `condition` of :func:`synthetic`.
 
     Raises
     ------
-    DataError
+    UserError
         For data that cannot be used, with the reason in one line.
     """
-    y_test = None
+    X_test, y_test, understood = None, None, []
     if name.startswith("openml:"):
         X, y = _openml(name.removeprefix("openml:"), data_dir)
     elif name == "synthetic":
@@ -160,72 +163,61 @@ def load(name, *, data_dir="datasets", target=None, test_file=None, test_size=0.
     elif name in SKLEARN:
         X, y = SKLEARN[name](seed)
     elif _is_file(name):
-        X, y, _ = read_file(name, target)
-        if test_file is not None:
-            X_test, y_test, _ = read_file(test_file, target)
-            if is_sparse(name) and is_sparse(test_file):
-                # Such a file is as wide as the largest index in it.
-                width = max(X.shape[1], X_test.shape[1])
-                check_size(max(len(X), len(X_test)), width, f"{name} and {test_file}")
-                X, X_test = (np.pad(part, ((0, 0), (0, width - part.shape[1]))) for part in (X, X_test))
+        samples = read_files(name, test_file, told or Told())
+        X, y, X_test, y_test = samples.X, samples.y, samples.X_test, samples.y_test
+        understood = samples.understood
     else:
-        near = difflib.get_close_matches(name, NAMES, n=1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
         known = f"{', '.join(NAMES)}, openml:<name>, or a {', '.join(SUFFIXES)} file"
-        raise DataError(f"unknown data set {name!r}{hint}; known: {known}")
+        raise UserError(f"unknown data set {name!r}{did_you_mean(name, NAMES)}; known: {known}")
 
     X, (classes, codes) = np.asarray(X, dtype=np.float64), np.unique(y, return_inverse=True)
     _check(name, X, classes, codes)
     if y_test is not None:
-        codes_test = _codes_of_test(test_file, classes, y_test, X.shape[1], X_test.shape[1])
+        codes_test = _codes_of_test(test_file, classes, y_test)
     else:
         X, X_test, codes, codes_test = _split(name, X, codes, test_size, seed)
     with np.errstate(all="ignore"):
         mean, scale = X.mean(axis=0), X.std(axis=0)
     if not np.isfinite(scale).all():
         column = int(np.argmin(np.isfinite(scale)))
-        raise DataError(f"{name}: the squares of feature {column} overflow; rescale it first")
+        raise UserError(f"{name}: the squares of feature {column} overflow; rescale it first")
     # A constant column carries nothing; rounding of its mean must not be blown up to unit variance.
     scale[scale <= 1e-12 * np.abs(mean)] = 1.0
     classes = [str(c) for c in classes]
     with np.errstate(all="ignore"):
         X, X_test = ((part - mean) / scale for part in (X, X_test))
     if not np.isfinite(X_test).all():
-        raise DataError(
+        raise UserError(
             f"{name}: a test sample is too far from the training samples for float64; rescale them"
         )
     if not (name in NAMES or name.startswith("openml:")):
         name = Path(name).stem.encode(errors="replace").decode()  # names of files need not be text
-    return Dataset(name, X, codes, X_test, codes_test, classes)
+    return Dataset(name, X, codes, X_test, codes_test, classes, understood)
 
 
 def _check(name, X, classes, codes):
     if len(X) < 2:
-        raise DataError(f"{name}: {len(X)} sample, at least two are needed; add some")
+        raise UserError(f"{name}: {len(X)} sample, at least two are needed; add some")
     if not np.isfinite(X).all():
         row, column = np.argwhere(~np.isfinite(X))[0]
-        raise DataError(f"{name}: feature {column} of sample {row} is missing or not finite")
+        raise UserError(f"{name}: feature {column} of sample {row} is missing or not finite")
     if len(classes) < 2:
-        raise DataError(
+        raise UserError(
             f"{name}: one class only ({str(classes[0])!r:.40}), at least two are needed; give --target"
         )
     if len(classes) > max(2, len(X) // 2):
-        raise DataError(
+        raise UserError(
             f"{name}: the target has {len(classes)} values in {len(X)} samples: no class; give --target"
         )
     return codes
 
 
-def _codes_of_test(path, classes, labels, width, test_width):
-    if width != test_width:
-        raise DataError(
-            f"{path} has {test_width} features, the training file {width}; give both the same columns"
-        )
+def _codes_of_test(path, classes, labels):
     known = {label: code for code, label in enumerate(classes)}
     unknown = sorted(set(labels) - set(known))
     if unknown:
         names = ", ".join(label[:40] for label in unknown[:5])
-        raise DataError(f"{path} has classes that the training file lacks: {names}; remove their samples")
+        raise UserError(f"{path} has classes that the training file lacks: {names}; remove their samples")
     return np.array([known[label] for label in labels])
 
 
@@ -233,12 +225,12 @@ def _split(name, X, codes, test_size, seed):
     from sklearn.model_selection import train_test_split
 
     if np.bincount(codes).min() < 2:
-        raise DataError(
+        raise UserError(
             f"{name}: a class has one sample only; a stratified split needs two, or give --test-file"
         )
     try:
         return train_test_split(X, codes, test_size=test_size, stratify=codes, random_state=seed)
     except ValueError as error:
-        raise DataError(
+        raise UserError(
             f"{name}: cannot split {len(X)} samples: {error}; choose another --test-size, or give --test-file"
         ) from None

@@ -1,178 +1,265 @@
-"""Local data files: CSV with or without a header, UCI ``.data``, LIBSVM ``.svm``."""
+"""Local data files: tables with or without a header (CSV, TSV, UCI ``.data``, …) and LIBSVM.
 
-import csv
-import math
+``dialect`` says how the cells are written, ``header`` whether the first row is one, ``columns`` what they
+mean; here both files, training and test, are taken through them together.
+"""
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from common import UserError
+
+from . import columns
+from .dialect import SEPARATORS, decode, guess_separator, read_cells
+from .header import guess_header, take_header
+
 SUFFIXES = (".csv", ".data", ".svm", ".libsvm")
-MISSING = {"", "?", "na", "nan", "null"}
 LARGEST = 2**30  # numbers of a matrix: 8 GiB in float64
+_SVM_LINE = re.compile(r"\S+(\s+qid:\d+)?(\s+\d+:\S+)+\s*(#.*)?", re.ASCII)
 
 
-class DataError(ValueError):
-    """The user's data cannot be used; the message is one line that says what would be right."""
+@dataclass(frozen=True)
+class Told:
+    """What the user said about the files; None where it is to be guessed."""
+
+    target: str | None = None  # name or index of a column
+    header: bool | None = None
+    sep: str | None = None
+    decimal: str | None = None
+    drop: tuple | None = None  # () leaves out no column at all
+
+
+@dataclass
+class Samples:
+    """Training and test samples; without a test file its parts are None.
+
+    ``X`` and ``X_test`` are float64 of shapes (n, d) and (n', d), ``y`` and ``y_test`` lists of str,
+    ``names`` those of the d features, ``understood`` the lines that say how the files were read.
+    """
+
+    X: np.ndarray
+    y: list
+    names: list
+    X_test: np.ndarray | None = None
+    y_test: list | None = None
+    understood: list = field(default_factory=list)
 
 
 def check_size(rows, columns, what):
-    """Raise DataError for a matrix that would not fit into memory anywhere."""
+    """Raise UserError for a matrix that would not fit into memory anywhere."""
     if rows * columns > LARGEST:
-        raise DataError(f"{what}: {rows:,} × {columns:,} numbers are more than {LARGEST:,}, use fewer")
+        raise UserError(f"{what}: {rows:,} × {columns:,} numbers are more than {LARGEST:,}, use fewer")
 
 
-def is_sparse(path) -> bool:
-    """Whether the name is that of a LIBSVM file."""
-    return Path(path).suffix.lower() in (".svm", ".libsvm")
-
-
-def read_file(path, target=None):
-    """Read a file of samples.
+def read_files(path, test_path=None, told=None) -> Samples:
+    """Read a file of samples, and the file of test samples that belongs to it.
 
     Parameters
     ----------
-    path : path
-        ``.svm`` / ``.libsvm``: LIBSVM (its label is the target). Anything else: one sample a line, separated
-        by comma, semicolon, tab or blanks, with or without a header line.
-    target : str, optional
-        Name or index of the target column, from 0, negative from the end; the last unless given.
-
-    Returns
-    -------
-    X : ndarray of float64, shape (n, d)
-    y : list of str, length n
-        The labels, numbers in one spelling (``1``, ``1.0`` and ``1e0`` are the class ``1``).
-    names : list of str, length d
+    path, test_path : path
+        LIBSVM by the suffix ``.svm`` or ``.libsvm``, or by content where the name has no suffix that says
+        otherwise. Anything else is a table with one sample a line.
+    told : Told, optional
+        The target is the last column unless told.
 
     Raises
     ------
-    DataError
-        For a missing or empty file, a ragged line, a feature that is missing or not a finite number, an
-        unknown target column.
+    UserError
+        For what cannot be read, and for what two readings fit equally well, in one line.
     """
-    path = Path(path)
-    if path.is_dir():
-        raise DataError(f"{path} is a directory; give one of the files in it")
-    if not path.is_file():
-        raise DataError(f"no such file: {path}; give the path of a {', '.join(SUFFIXES)} file")
-    if is_sparse(path):
-        return _read_svm(path, target)
-    return _read_table(path, target)
+    told = told or Told()
+    paths = [Path(path)] + ([Path(test_path)] if test_path is not None else [])
+    for one in paths:
+        if one.is_dir():
+            raise UserError(f"{one} is a directory; give one of the files in it")
+        if not one.is_file():
+            raise UserError(f"no such file: {one}; give the path of a {', '.join(SUFFIXES)} file")
+    texts = [decode(one) for one in paths]
+    for one, (text, _) in zip(paths, texts, strict=True):
+        if not text.strip():
+            raise UserError(f"{one} is empty; it needs a sample a line")
+    sparse = [_is_svm(one, text) for one, (text, _) in zip(paths, texts, strict=True)]
+    if all(sparse):
+        return _read_svm(paths, [text for text, _ in texts], told)
+    if any(sparse):
+        raise UserError(f"{paths[sparse.index(True)]} is a LIBSVM file and the other is not; give both alike")
+    return _read_tables(paths, texts, told)
 
 
-def _read_svm(path, target):
-    from sklearn.datasets import load_svmlight_file
-
-    if target is not None:
-        raise DataError(f"{path}: a LIBSVM file has its target first in every line; leave --target out")
-    try:
-        X, y = load_svmlight_file(str(path))
-    except (ValueError, OverflowError) as error:
-        raise DataError(f"{path} is not in LIBSVM format ('label index:value …'): {error}") from None
-    check_size(*X.shape, path)
-    X = X.toarray()
-    if not np.isfinite(X).all() or not np.isfinite(y).all():
-        raise DataError(f"{path} holds a value that is not a finite number; drop such samples first")
-    return X, [f"{label:g}" for label in y], [f"x{i}" for i in range(X.shape[1])]
-
-
-def _read_table(path, target):
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (UnicodeDecodeError, OSError) as error:
-        raise DataError(f"cannot read {path} as text: {error}; save it as UTF-8") from None
-    numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
-    if not numbered:
-        raise DataError(f"{path} is empty; it needs a sample a line")
-    try:
-        rows = [(number, _split(line, numbered[0][1])) for number, line in numbered]
-    except csv.Error as error:
-        raise DataError(f"{path} cannot be read as a table: {error}; save it as CSV") from None
-    width = len(rows[0][1])
-    for number, cells in rows:
-        if len(cells) != width:
-            raise DataError(
-                f"{path}, line {number}: {len(cells)} columns where the first line has {width}; mend the line"
-            )
-    if width < 2:
-        raise DataError(f"{path} has one column; features and a target are needed, separated by commas")
-
-    names = [f"x{i}" for i in range(width)]
-    header = _has_header(rows)
-    if header:
-        names = rows.pop(0)[1]
-        if not rows:
-            raise DataError(f"{path} has a header and no samples; add some")
-    column = _target_column(path, target, names, header)
-    X = np.empty((len(rows), width - 1))
-    features = [i for i in range(width) if i != column]
-    for row, (number, cells) in enumerate(rows):
-        for place, i in enumerate(features):
-            X[row, place] = _number(cells[i])
-            if not math.isfinite(X[row, place]):
-                raise DataError(_complaint(path, number, i, names, header, cells[i]))
-        if cells[column].lower() in MISSING:
-            raise DataError(f"{path}, line {number}: the target is missing; drop the line")
-    return X, [_label(cells[column]) for _, cells in rows], [names[i] for i in features]
-
-
-def _split(line, first_line):
-    """Cells of a line; the first line decides on the separator."""
-    delimiter = next((d for d in (",", ";", "\t") if d in first_line), None)
-    cells = line.split() if delimiter is None else next(csv.reader([line], delimiter=delimiter))
-    return [cell.strip() for cell in cells]
-
-
-def _number(cell) -> float:
-    try:
-        return float(cell)
-    except ValueError:
-        return math.nan
-
-
-def _is_number(cell) -> bool:
-    return not math.isnan(_number(cell)) or cell.lower() in MISSING
-
-
-def _has_header(rows) -> bool:
-    """A first line of words, or one with a word above a number."""
-    first = rows[0][1]
-    if not any(_is_number(cell) for cell in first):
+def _is_svm(path, text) -> bool:
+    if path.suffix.lower() in (".svm", ".libsvm"):
         return True
-    return len(rows) > 1 and any(
-        not _is_number(above) and _is_number(below) for above, below in zip(first, rows[1][1], strict=True)
-    )
+    if path.suffix.lower() in (".csv", ".tsv", ".data"):
+        return False
+    lines = [line for line in text.split("\n") if line.strip() and not line.startswith("#")]
+    return any(" " in line for line in lines) and all(map(_SVM_LINE.fullmatch, lines))
 
 
-def _target_column(path, target, names, header) -> int:
-    if target is None:
-        return len(names) - 1
-    if header and target in names:
-        return names.index(target)
+def _read_svm(paths, texts, told) -> Samples:
+    from sklearn.datasets import load_svmlight_files
+
+    given = [
+        name for name in ("target", "header", "sep", "decimal", "drop") if getattr(told, name) is not None
+    ]
+    if given:
+        raise UserError(
+            f"{paths[0]}: a LIBSVM file has its target first in every line; leave --{given[0]} out"
+        )
+    indices, labels = [], []
+    for path, text in zip(paths, texts, strict=True):
+        lines = [line.split("#")[0].split() for line in text.split("\n")]
+        lines = [line for line in lines if line]
+        if any(word.startswith("qid:") for line in lines for word in line):
+            raise UserError(f"{path} is for ranking (qid:), not for classes; remove the qid: parts")
+        labels.append([re.sub(r"^\+(?=\d)|(?<=\d)\.0*$", "", line[0]) for line in lines])
+        seen = {word.split(":")[0] for line in lines for word in line[1:]}
+        indices.append([int(i) for i in seen if i.isascii() and i.isdigit()] or [1])
+    ranges = [(min(seen), max(seen)) for seen in indices]
+    if len(ranges) == 2 and {a - b for a, b in zip(*ranges, strict=True)} in ({1}, {-1}):
+        raise UserError(
+            f"{paths[1]} counts features from {ranges[1][0]}, {paths[0]} from {ranges[0][0]}; use one base"
+        )
     try:
-        index = int(target)
-    except ValueError:
-        index = None
-    if index is not None and -len(names) <= index < len(names):
-        return index % len(names)
-    known = (
-        f"columns: {', '.join(name[:40] for name in names[:20])}{', …' * (len(names) > 20)}"
-        if header
-        else "it has no header"
+        loaded = load_svmlight_files([str(path) for path in paths], zero_based="auto")
+    except (ValueError, OverflowError) as error:
+        files = " or ".join(map(str, paths))
+        raise UserError(f"{files} is not in LIBSVM format ('label index:value …'): {error}") from None
+    parts = []
+    for path, X, y in zip(paths, loaded[::2], loaded[1::2], strict=True):
+        check_size(*X.shape, path)
+        parts.append(X.toarray())
+        if not np.isfinite(parts[-1]).all() or not np.isfinite(y).all():
+            raise UserError(f"{path} holds a value that is not a finite number; drop such samples first")
+    base = 0 if min(low for low, _ in ranges) == 0 else 1
+    line = f"read as LIBSVM: indices from {base}, the target first; {_counts(labels)}"
+    if len(ranges) == 2 and ranges[1][1] > ranges[0][1]:
+        line += f"; features above {ranges[0][1]} only in {paths[1]}: 0 in training, so without effect"
+    names = [f"x{i}" for i in range(parts[0].shape[1])]
+    return Samples(parts[0], labels[0], names, *(parts[1:] or [None]), *(labels[1:] or [None]), [line])
+
+
+def _read_tables(paths, texts, told) -> Samples:
+    separator = told.sep
+    texts = [(text, encoding) for text, encoding in texts]
+    for i, (text, encoding) in enumerate(texts):
+        # Excel's own first line. It stays as an empty one, so that lines keep their numbers.
+        if found := re.match(r"sep=(.)\n", text):
+            separator = separator or found[1]
+            texts[i] = "\n" + text[found.end() :], encoding
+    separator = separator or guess_separator(paths[0], texts[0][0])
+    if len(paths) == 2 and told.sep is None:
+        other = _separator_of_test(paths[1], texts[1][0], separator)
+        if other != separator:
+            by, but = (SEPARATORS.get(s, repr(s)) for s in (separator, other))
+            raise UserError(f"{paths[1]} is separated by {but}, {paths[0]} by {by}; save both alike")
+    tables = [read_cells(path, *text, separator) for path, text in zip(paths, texts, strict=True)]
+    for table in tables:
+        if table.frame.shape[1] < 2:
+            raise UserError(
+                f"{table.path} has one column; features and a target are needed, separated by commas "
+                "(or say by what with --sep)"
+            )
+    header = told.header
+    if header is None:
+        header = guess_header(tables[0], told.target)
+        if not header and len(tables) == 2 and guess_header(tables[1], told.target):
+            raise UserError(
+                f"{paths[1]} has a header and {paths[0]} has none; give both one, or say --header yes or no"
+            )
+    tables = [take_header(table) for table in tables] if header else tables
+    for table in tables:
+        if not len(table.frame):
+            raise UserError(f"{table.path} has a header and no samples; add some")
+    return _understand(tables, separator, told)
+
+
+def _separator_of_test(path, text, separator):
+    """The same, wherever it fits the test file too."""
+    try:
+        read_cells(path, text, "", separator)
+        return separator
+    except UserError:
+        other = guess_separator(path, text)
+        if other == separator:
+            raise
+        return other
+
+
+def _understand(tables, separator, told) -> Samples:
+    table, test = tables[0], tables[1] if len(tables) == 2 else None
+    width = table.frame.shape[1]
+    goal = width - 1 if told.target is None else columns.find(table, told.target, "target")
+    features = [j for j in range(width) if j != goal]
+    if told.drop is not None:
+        left_out = {columns.find(table, text, "--drop"): "--drop" for text in told.drop}
+        if goal in left_out:
+            raise UserError(
+                f"{table.path}: {columns.say(table, goal)} is the target; --drop cannot leave it out"
+            )
+    else:
+        left_out = columns.row_numbers(table, test, features)
+    features = [j for j in features if j not in left_out]
+    if not features:
+        raise UserError(f"{table.path} has no features besides the target and what --drop leaves out")
+    check_size(max(len(t.frame) for t in tables), len(features), table.path)
+
+    places = [(table, features, goal)]
+    if test is not None:
+        *test_features, test_goal = columns.match(table, [*features, goal], test, left_out)
+        places.append((test, test_features, test_goal))
+    decimal = told.decimal or columns.guess_decimal([(t, f) for t, f, _ in places])
+    parts = [np.column_stack([columns.numbers(t, j, decimal) for j in f]) for t, f, _ in places]
+    labels, remark = columns.labels([(t, g) for t, _, g in places])
+    _check_target(table, goal, labels[0], told)
+
+    rows = " + ".join(str(len(t.frame)) for t in tables)
+    by = SEPARATORS.get(separator, repr(separator))
+    thousands = any(columns.has_thousands(t, f, decimal) for t, f, _ in places)
+    words = [
+        f"{rows} rows, {width} columns separated by {by}",
+        "a header" if table.names else "no header",
+        *(["decimal commas"] if decimal == "," else []),
+        *([f"{',' if decimal == '.' else '.'} between thousands"] if thousands else []),
+        *(f"{t.path.name} in {t.encoding}" for t in tables if t.encoding),
+        *(["test columns matched by name"] if test is not None and test.names != table.names else []),
+    ]
+    goal_name = columns.say(table, goal) + (" (the last)" if told.target is None else "")
+    notes = [f"left out: {columns.say(table, j)} ({why})" for j, why in left_out.items()]
+    notes += [f"left out: {what} of {t.path.name}" for t in tables for what in t.left_out]
+    notes += [remark] if remark else []
+    line = f"read as {', '.join(words)}; target {goal_name}: {_counts(labels)}" + "".join(
+        f"; {n}" for n in notes
     )
-    indices = f"indices 0 to {len(names) - 1}"
-    raise DataError(f"unknown target {target!r} in {path}; {known}; {indices}")
+    names = [table.names[j] if table.names else f"x{j}" for j in features]
+    understood = [line, *columns.doubts(table, parts[0], features)]
+    return Samples(parts[0], labels[0], names, *(parts[1:] or [None]), *(labels[1:] or [None]), understood)
 
 
-def _complaint(path, number, i, names, header, cell) -> str:
-    where = f"{path}, line {number}: column {i}" + (f" ({names[i]:.40})" if header else "")
-    if cell.lower() in MISSING:
-        return f"{where} is missing ({cell!r}); drop or impute such samples first"
-    if math.isinf(_number(cell)):
-        return f"{where} is not finite ({cell!r:.40}); drop or impute such samples first"
-    return f"{where} is not numeric ({cell!r:.40}); encode or remove that column first"
+def _check_target(table, goal, labels, told):
+    """Refuse a last column that is a quantity, unless it was named."""
+    classes = set(labels)
+    fractions = [
+        label for label in classes if re.fullmatch(r"[+-]?\d*[.,]\d+", label) and label.strip("+-0.,")
+    ]
+    if told.target is None and len(classes) > 2 and len(fractions) > len(classes) / 2:
+        raise UserError(
+            f"{table.path}: the target, {columns.say(table, goal)}, has {len(classes)} values like "
+            f"{fractions[0]!r:.20}: a quantity, no class; give --target, {goal} if it is meant"
+        )
 
 
-def _label(cell) -> str:
-    value = _number(cell)
-    return f"{value:.15g}" if math.isfinite(value) else cell
+def _counts(labels) -> str:
+    """Classes and how many samples each has, in training + test."""
+    counts = [Counter(part) for part in labels]
+    classes = sorted(set().union(*counts), key=lambda c: (-counts[0][c], c))
+    shown = [f"{_quote(c)} × {' + '.join(str(part[c]) for part in counts)}" for c in classes[:6]]
+    return ", ".join(shown) + (f", … ({len(classes)} classes)" if len(classes) > 6 else "")
+
+
+def _quote(label) -> str:
+    plain = label.isprintable() and not re.search(r"[,;×]|^\s|\s$", label)
+    return label[:40] if plain else repr(label[:40])

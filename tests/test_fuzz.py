@@ -14,9 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import compare
-import regression
 import sweep
-import train
+from flags import regression_parser, train_parser
 
 pytestmark = pytest.mark.slow
 
@@ -130,7 +129,7 @@ TOO_MUCH = ("--max-steps", "--size", "--dimhead", "--compile", "--list-nets", "-
 
 
 @settings(FINE, max_examples=CASES["train"])
-@given(extra=flags_of(train.build_parser(), TRAIN, TOO_MUCH), data=st.data())
+@given(extra=flags_of(train_parser(), TRAIN, TOO_MUCH), data=st.data())
 def test_train_with_any_flags(original, extra, data):
     image, weights = "images/train/ant/0.png", "runs/run0/best.pt"
     files = []
@@ -168,7 +167,7 @@ REGRESSION = {
     "--n": ["2", "9", "99999999999"], "--d": ["1", "2", "99999999999"], "--margin": ["1", "100", "1e300"],
     "--condition": ["1", "1e300"], "--k": ["1", "1e300"], "--l2": ["0", "1", "1e300"], "--lr": ["1", "1e300", "1e-300"],
     "--tol": ["1", "1e300"], "--seed": ["7"], "--optimizer": ["gd", "newton", "lbfgs"], "--out": ["new", "runs", "notes.txt"],
-    "--data-dir": ["new"],
+    "--data-dir": ["new"], "--header": ["yes", "no"], "--sep": ["tab", ",", " "], "--decimal": [".", ","], "--drop": ["a", "0"],
 }  # fmt: skip
 SHORT = ["--k", "3", "--l2", "0.1", "--optimizer", "gd", "--n", "20"]
 cell = st.sampled_from(
@@ -182,7 +181,7 @@ table = st.lists(st.lists(cell, min_size=1, max_size=4), max_size=6).flatmap(
 
 
 class Stop(Exception):
-    """Carries regression.py's parser out of its parse_args."""
+    """Carries compare.py's parser out of its parse_args."""
 
 
 def parser_of(module):
@@ -197,7 +196,7 @@ def parser_of(module):
 
 
 @settings(FINE, max_examples=CASES["regression"])
-@given(extra=flags_of(parser_of(regression), REGRESSION, ["--max-iter"]), data=st.data())
+@given(extra=flags_of(regression_parser(), REGRESSION, ["--max-iter"]), data=st.data())
 def test_regression_with_any_flags_and_tables(original, extra, data):
     whole = (original / "home/work/table.csv").read_bytes()
     content = data.draw(bytes_like(whole) | table.map(str.encode))
@@ -245,7 +244,7 @@ SWEEP |= {"--jobs": ["2"], "--out": ["runs", "new"], "--lines": ["new", "notes.t
 @settings(FINE, max_examples=CASES["sweep"])
 @given(
     extra=flags_of(sweep.build_parser(), SWEEP),
-    rest=st.just([]) | flags_of(train.build_parser(), TRAIN, ["--list-nets"]),
+    rest=st.just([]) | flags_of(train_parser(), TRAIN, ["--list-nets"]),
 )
 def test_sweep_of_anything(original, extra, rest):
     check(original, "sweep", ["--dry-run", *extra, "--", *rest], places=values_of(extra, "--lines", "--out"))

@@ -144,7 +144,7 @@ regression | --dataset red.csv | red.csv, line 1: column 1 | encode or remove th
 regression | --dataset hole.csv | hole.csv, line 2: column 1 | drop or impute
 regression | --dataset inf.csv | inf.csv, line 2: column 1 | drop or impute
 regression | --dataset one.csv | one.csv: one class only | give --target
-regression | --dataset ragged.csv | ragged.csv, line 2 | mend the line
+regression | --dataset ragged.csv | ragged.csv, line 2 | fix the line
 regression | --dataset short.csv | short.csv: 1 sample | add some
 regression | --dataset empty.csv | empty.csv is empty | a sample a line
 regression | --dataset header.csv | header.csv | add some
@@ -157,7 +157,7 @@ regression | --dataset bad.svm --target 1 | bad.svm | leave --target out
 regression | --dataset table.csv --target size | 'size' in table.csv | columns: a, b, sick
 regression | --dataset table.csv --target 9 | '9' in table.csv | indices 0 to 2
 regression | --dataset table.csv --test-file nowhere.csv | nowhere.csv | give the path
-regression | --dataset table.csv --test-file other.csv | other.csv has 1 features | the same columns
+regression | --dataset table.csv --test-file other.csv | other.csv lacks 'b' | must name the columns
 regression | --dataset table.csv --test-file new.csv | new.csv has classes | remove their samples
 regression | --dataset openml:../x | '../x' | as in openml:diabetes
 regression | --out notes.txt | notes.txt | give another file or directory
@@ -247,7 +247,7 @@ def spoil(work):
 
     for name, text in TABLES.items():
         (work / f"{name}.csv").write_text(text)
-    (work / "bytes.csv").write_bytes(b"\xff\xfe\0x")
+    (work / "bytes.csv").write_bytes(b"\xff\xfe\0")
     (work / "bad.svm").write_text("1 a:b\n")
     for name in ("text.pt", "text.safetensors"):
         (work / name).write_text("hello")
@@ -314,7 +314,7 @@ PROCESSES = [
     ("train.py", "--dataset tiny-imagenet", "tiny-imagenet-200.zip is damaged or not the original"),
     ("train.py", "--resume evil --max-steps 3", "would run code"),
     ("train.py", f"{VIT} --size 2048 --bs 1024 --out big", "out of memory: try"),
-    ("regression.py", "--dataset ragged.csv", "mend the line"),
+    ("regression.py", "--dataset ragged.csv", "fix the line"),
     ("compare.py", "nojson --out o", "RUN_DIR must hold"),
     ("sweep.py", "--k 0.5", "--k: must be a number ≥ 1"),
     ("stylegan_patch/apply.py", "linked", "is a symbolic link"),
