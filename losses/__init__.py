@@ -11,7 +11,10 @@ import difflib
 
 from torch import nn
 
+from ._version import __version__
 from .focal import FocalLoss, focal_loss
+from .language import CausalLMLoss
+from .linear import LinearRLOLoss, LinearRootLoss, linear_rlo_loss, linear_root_loss
 from .rooted import RLOLoss, RootLoss, rlo_loss, root_loss, rooted_logistic_loss
 
 LOSSES: dict[str, type[nn.Module]] = {
@@ -23,11 +26,17 @@ LOSSES: dict[str, type[nn.Module]] = {
 
 __all__ = [
     "LOSSES",
+    "CausalLMLoss",
     "FocalLoss",
+    "LinearRLOLoss",
+    "LinearRootLoss",
     "RLOLoss",
     "RootLoss",
+    "__version__",
     "build_loss",
     "focal_loss",
+    "linear_rlo_loss",
+    "linear_root_loss",
     "rlo_loss",
     "root_loss",
     "rooted_logistic_loss",
