@@ -5,7 +5,7 @@
     python regression.py --dataset FILE.csv --target diagnosis    your own
 
 Every objective (logistic, and rlo for each k) meets every l2 and every optimiser; a row is printed as soon as
-it is known. The objectives are `logreg/objectives.py`, the optimisers `logreg/optimizers.py`.
+it is known. The objectives are in `logreg/estimator/objectives.py`, the optimisers in `optimizers.py` beside it.
 """
 
 import csv
@@ -61,8 +61,8 @@ def execute(run, dataset, args):
     """Add the `problem`, its `result` and the table's `row` to a run."""
     from tqdm import tqdm
 
-    from logreg.objectives import Objective
-    from logreg.optimizers import minimize
+    from logreg.estimator.objectives import Objective
+    from logreg.estimator.optimizers import minimize
 
     problem = Objective(dataset.X_train, dataset.y_train, len(dataset.classes), k=run["k"], l2=run["l2"])
     description = f"{problem.name} l2={run['l2']:g} {run['optimizer']}"

@@ -24,7 +24,7 @@ __all__ = [
 def __getattr__(name: str):
     # Lazy, so that training a net does not import scikit-learn
     if name == "RootedLogisticRegression":
-        from .logistic_regression import RootedLogisticRegression
+        from logreg.estimator import RootedLogisticRegression
 
         return RootedLogisticRegression
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

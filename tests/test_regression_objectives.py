@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from logreg.objectives import Objective
+from logreg.estimator.objectives import Objective
 from losses import rlo_loss
 
 KS = [None, 1.0, 2.0, 3.0, 10.0]

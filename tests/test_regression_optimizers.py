@@ -7,8 +7,8 @@ import pytest
 import scipy.optimize
 import torch
 
-from logreg.objectives import Objective
-from logreg.optimizers import OPTIMIZERS, minimize
+from logreg.estimator.objectives import Objective
+from logreg.estimator.optimizers import OPTIMIZERS, minimize
 
 
 def problem(n_classes=2, k=None, l2=1e-2, n=120, d=5, seed=0):

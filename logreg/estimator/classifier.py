@@ -11,8 +11,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from logreg.objectives import Objective, one_torch_thread
-from logreg.optimizers import minimize
+from .objectives import Objective, one_torch_thread
+from .optimizers import minimize
 
 OBJECTIVES = ("rlo", "logistic")
 SOLVERS = ("lbfgs", "newton")

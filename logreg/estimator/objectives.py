@@ -7,8 +7,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from losses.base import check_real
-from losses.rooted import exact_range, expm1_then_linear
+if __name__.startswith("rooted_loss."):  # in the wheel, where a project may own a folder called losses
+    from rooted_loss.base import check_real
+    from rooted_loss.rooted import exact_range, expm1_then_linear
+else:
+    from losses.base import check_real
+    from losses.rooted import exact_range, expm1_then_linear
 
 
 @contextlib.contextmanager
