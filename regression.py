@@ -5,7 +5,7 @@
     python regression.py --dataset FILE.csv --target diagnosis    your own
 
 Every objective (logistic, and rlo for each k) meets every l2 and every optimiser; a row is printed as soon as
-it is known. The objectives are in `logreg/estimator/objectives.py`, the optimisers in `optimizers.py` beside it.
+it is known. Objectives and optimisers are in `logreg/estimator/`.
 """
 
 import csv
