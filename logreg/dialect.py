@@ -5,6 +5,7 @@ What is guessed can be settled by a flag, and what two readings fit equally well
 
 import csv
 import io
+import itertools
 import re
 from collections import Counter
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ BOMS = (
 # ASCII digits only, and no underscores: Python's float() would take "1_1" for 11.
 NUMBER = re.compile(r"[+-]?(\d+([.,]\d+)*\.?|[.,]\d+)([eE][+-]?\d+)?", re.ASCII)
 WHOLE = re.compile(r"[+-]?\d+", re.ASCII)
-_BLANK_CELL = re.compile(r'"((?:[^"]|"")*)"(?!\S)|(\S+)')
+_BLANK_CELL = re.compile(r'\n|"((?:[^"]|"")*)"(?!\S)|(\S+)')
 
 
 @dataclass
@@ -64,19 +65,28 @@ def decode(path) -> tuple:
 
 def _records(text, separator):
     """(line, cells) of every record that is not blank."""
-    lines = io.StringIO(text)
     if separator == " ":
-        for number, line in enumerate(lines, 1):
-            cells = [word or quoted for quoted, word in _BLANK_CELL.findall(line)]
-            if cells:
-                yield number, cells
+        yield from _records_of_blanks(text)
         return
-    reader = csv.reader(lines, delimiter=separator, skipinitialspace=True)
+    reader = csv.reader(io.StringIO(text), delimiter=separator, skipinitialspace=True)
     start = 1
     for cells in reader:
         if len(cells) > 1 or "".join(cells).strip(" "):
             yield start, cells
         start = reader.line_num + 1
+
+
+def _records_of_blanks(text):
+    line, start, cells = 1, 1, []
+    for found in itertools.chain(_BLANK_CELL.finditer(text), [None]):
+        if found is None or found[0] == "\n":
+            if cells:
+                yield start, cells
+            line, start, cells = line + 1, line + 1, []
+        else:
+            quoted, word = found.groups()
+            cells.append(word if quoted is None else quoted.replace('""', '"'))
+            line += found[0].count("\n")
 
 
 def _is_marked(cells) -> bool:
@@ -131,7 +141,8 @@ def guess_separator(path, text):
     fits = [s for s in found if (_width(found[s]) or 0) >= 2]
     if '"' in text:
         fits = [s for s in fits if not _is_torn(found[s])] or fits
-    if " " in fits and ("\t" in fits or not _is_clean(found[" "], ",;\t|")):
+    bare = [(0, [word for _, word in _BLANK_CELL.findall(text) if word])]  # what no quotes protect
+    if " " in fits and ("\t" in fits or not _is_clean(bare, ",;\t|")):
         fits.remove(" ")
     if len(fits) > 1:
         clean = [s for s in fits if _is_clean(found[s], [o for o in fits if o != s])]
@@ -170,7 +181,11 @@ def read_cells(path, text, encoding, separator) -> Table:
         next((cells for _, cells in records if not _is_marked(cells)), records[0][1])
     )
     left_out = []
-    comments = {line for line, cells in records if _is_marked(cells) and len(cells) != width}
+    comments = {
+        line
+        for line, cells in records
+        if _is_marked(cells) and (len(cells) != width or cells[0] in ("#", "%"))
+    }
     if comments:
         left_out.append(f"{len(comments)} comment line{'s' * (len(comments) > 1)}")
     ends = [line for line, _ in records[1:]] + [text.count("\n") + 2]
@@ -202,7 +217,8 @@ def read_cells(path, text, encoding, separator) -> Table:
             skip_blank_lines=False,
         )  # fmt: skip
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise UserError(f"{path} cannot be read as a table: {error}; save it as CSV") from None
+        reason = "a quote is not closed" if "inside string" in str(error) else error
+        raise UserError(f"{path} cannot be read as a table: {reason}; save it as CSV") from None
     frame = frame.fillna("").apply(lambda column: column.str.strip())
     if len(frame) != len(lines):
         raise UserError(f"{path} cannot be read as a table: a quote is not closed; save it as CSV")

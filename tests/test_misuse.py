@@ -159,6 +159,24 @@ regression | --dataset table.csv --target 9 | '9' in table.csv | indices 0 to 2
 regression | --dataset table.csv --test-file nowhere.csv | nowhere.csv | give the path
 regression | --dataset table.csv --test-file other.csv | other.csv lacks 'b' | must name the columns
 regression | --dataset table.csv --test-file new.csv | new.csv has classes | remove their samples
+regression | --dataset semi.csv --test-file table.csv | table.csv is separated by commas | save both alike
+regression | --dataset headless.csv --test-file table.csv | table.csv has a header | --header yes or no
+regression | --dataset table.csv --test-file headless.csv | headless.csv lacks | must name the columns
+regression | --dataset extra.csv --test-file table.csv | table.csv lacks 'c' | --drop
+regression | --dataset thousands.csv | '1,250' may be a fraction or thousands | --decimal
+regression | --dataset mixed.csv | decimal commas ('1,5') and decimal points | --decimal
+regression | --dataset twofold.csv | commas or semicolons | --sep
+regression | --dataset years.csv | a header, or the only sample of class 'kind' | --header yes or no
+regression | --dataset names.csv | a header or a sample | --header yes or no
+regression | --dataset price.csv | 3 values like | give --target, 1 if it is meant
+regression | --dataset quote.csv | a quote is not closed | save it as CSV
+regression | --dataset table.csv --target sik | 'sik' | did you mean sick?
+regression | --dataset table.csv --drop sick | is the target | --drop
+regression | --dataset table.csv --drop a b | no features | --drop
+regression | --dataset table.csv --sep ;; | --sep | must be one character
+regression | --dataset wine --target 1 | --target | goes with a file as --dataset
+regression | --dataset synthetic --header no | --header | goes with a file as --dataset
+regression | --dataset bad.svm --sep , | bad.svm | leave --sep out
 regression | --dataset openml:../x | '../x' | as in openml:diabetes
 regression | --out notes.txt | notes.txt | give another file or directory
 compare | | RUN_DIR, --out | required
@@ -226,6 +244,16 @@ TABLES = {
     "real": "1,0.1\n2,0.2\n3,0.3\n4,0.4\n",
     "lone": "1,a\n2,a\n3,a\n4,b\n",
     "other": "a,sick\n1,0\n2,1\n",
+    "semi": "a;b;sick\n1;2;0\n2;1;1\n",
+    "headless": "1,2,0\n2,1,1\n1,1,0\n2,2,1\n",
+    "extra": "a,b,c,sick\n1,2,5,0\n2,1,6,1\n",
+    "thousands": "1,250;p\n2,125;q\n",
+    "mixed": "1,5;2.5;p\n2,5;3.5;q\n",
+    "twofold": "Smith, J;5;a\nJones, B;6;b\n",
+    "years": "1990,1995,kind\n1.5,2.5,p\n2.5,3.5,q\n1.5,3.5,p\n2.5,2.5,q\n",
+    "names": "0,1,2,0\n1.5,2.5,7.5,0\n2.5,3.5,8.5,1\n3.5,1.5,9.5,0\n",
+    "price": "1,0.15\n2,0.25\n3,0.35\n4,0.15\n5,0.25\n6,0.35\n",
+    "quote": '1,a\n2,"b\n3,a\n',
     "new": "a,b,sick\n1,1,7\n2,2,1\n",
 }
 EVIL = b"\x80\x04cos\nsystem\n(S'touch pwned'\ntR."  # a pickle that would run `touch pwned`
