@@ -15,8 +15,8 @@ from torch import Tensor
 
 from .base import at_least_float32, check_reduction
 
-# Rows of hidden in a chunk, unless told. As many as hidden has features, a chunk's logits are as large as the
-# weight; outside these bounds matrix products are slow or the chunk buys nothing.
+# Rows of hidden in a chunk, unless told. At half as many as hidden has features, a chunk's logits are half as
+# large as the weight; outside these bounds matrix products are slow or the chunk buys nothing.
 CHUNK_BOUNDS = (128, 1024)
 # Words at a time of the half-precision parts of the weight's gradient, which are summed in float32.
 WORDS_AT_A_TIME = 8192
@@ -40,7 +40,7 @@ def chunked_loss(
     check_options(reduction, label_smoothing, chunk_size)
     _check_tensors(hidden, weight, target, bias, ignore_index)
     low, high = CHUNK_BOUNDS
-    chunk_size = chunk_size or min(max(hidden.shape[-1], low), high)
+    chunk_size = chunk_size or min(max(hidden.shape[-1] // 2, low), high)
     dtype = _plain_dtype(hidden)
     settings = _Settings(
         name, pair(dtype), _product_dtype(dtype, hidden.device), ignore_index, label_smoothing, chunk_size
@@ -147,6 +147,7 @@ def _over_chunks(tokens, weight, bias, labels, settings: _Settings, wanted, fact
                 _add_product(grads[1], slopes, hidden)
             if wanted[2]:
                 grads[2] += logits.sum(0)
+            del logits, slopes  # before the next chunk's are made
     return losses, grads
 
 

@@ -50,7 +50,7 @@ def linear_root_loss(
     label_smoothing : float in [0, 1]
         As in ``torch.nn.functional.cross_entropy``.
     chunk_size : int > 0, optional
-        Tokens in a chunk, which holds ``chunk_size × V`` logits. Default: D, but 128 to 1024.
+        Tokens in a chunk, which holds ``chunk_size × V`` logits. Default: D/2, but 128 to 1024.
 
     Returns
     -------

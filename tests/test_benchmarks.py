@@ -8,12 +8,14 @@ TINY = {
     "bench_losses.py": ["--mode", "eager", "--classes", 3, 5, "--bs", 4, "--rounds", 2],
     "bench_data.py": ["--images", 40, "--files", 20, "--file-size", 16, "--bs", 8, "--workers", 1,
                       "--rounds", 1],
+    "bench_lm.py": ["--cases", "40x50xfloat32", "24x30xbfloat16", "--dim", 8, "--rounds", 1],
     "bench_train.py": ["--nets", "resnet18", "vit_tiny", "--bs", 2, "--steps", 2, "--rounds", 1],
 }  # fmt: skip
-ROWS = {"bench_losses.py": 2, "bench_data.py": 6, "bench_train.py": 2}
+ROWS = {"bench_losses.py": 2, "bench_data.py": 6, "bench_train.py": 2, "bench_lm.py": 2}
 TITLES = {
     "bench_losses.py": "forward + backward on (4, classes)",
     "bench_data.py": "random crop, flip, normalise; batches of 8",
+    "bench_lm.py": "head and loss, forward + backward, 8 features",
     "bench_train.py": "training steps of 2 images of 32 px",
 }
 
@@ -26,7 +28,7 @@ def test_prints_a_table_and_writes_the_same_rows_as_json(benchmark, cli, tmp_pat
     assert len({line.count("|") for line in (heading, rule, *table)}) == 1
     results = json.loads((tmp_path / "out.json").read_text())
     assert len(table) == len(results["rows"]) == ROWS[benchmark]
-    assert results["benchmark"] == benchmark and "--bs" in results["command"]
+    assert results["benchmark"] == benchmark and {*map(str, TINY[benchmark])} <= {*results["command"]}
 
 
 def test_the_ratio_of_a_training_step_is_that_of_the_two_rates_and_the_share_that_of_the_peak(cli):
@@ -47,6 +49,16 @@ def test_losses_are_compared_with_cross_entropy(cli):
         assert row["rlo"]["ratio"] == pytest.approx(row["rlo"]["median_us"] / row["ce"]["median_us"])
 
 
+def test_the_memory_of_a_step_is_what_it_holds_beyond_what_stood_before(cli):
+    """The plain route keeps three matrices of tokens × words and the weight's gradient: known to a few MiB."""
+    args = ["--cases", "1024x8192xfloat32", "--dim", 64, "--rounds", 1, "--json", "-"]
+    (row,) = json.loads(cli("benchmarks/bench_lm.py", "--device", "cpu", *args).stdout)["rows"]
+    logits, weight = 4 * 1024 * 8192 / 2**20, 4 * 8192 * 64 / 2**20
+    assert row["plain"]["mib"] == pytest.approx(3 * logits + weight, rel=0.25)
+    assert weight < row["root"]["mib"] < logits
+    assert row["root"]["memory"] == pytest.approx(row["root"]["mib"] / row["plain"]["mib"])
+
+
 @pytest.mark.slow
 def test_compiled_losses_can_be_measured(cli):
     args = ["--mode", "compiled", "--classes", 3, "--bs", 4, "--rounds", 1]
@@ -60,6 +72,7 @@ def test_compiled_losses_can_be_measured(cli):
         (["bench_train.py", "--nets", "vit", "--size", "33", "--device", "cpu"], "33"),
         (["bench_data.py", "--device", "cuda"], "not available"),
         (["bench_losses.py", "--classes", "1"], "≥ 2"),
+        (["bench_lm.py", "--cases", "1024x8192"], "2048x32000xfloat32"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(words, said, cli):

@@ -1,0 +1,119 @@
+"""CausalLMLoss: alone, and in a transformers.Trainer that accumulates gradients over uneven texts."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import losses
+from losses import CausalLMLoss
+
+
+def batch():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 9, 11, generator=generator, requires_grad=True)
+    labels = torch.randint(11, (3, 9), generator=generator)
+    labels[0, 5:] = -100
+    labels[1, :4] = -100
+    return logits, labels
+
+
+@pytest.mark.parametrize("name,options", [("ce", {}), ("root", {"k": 3, "m": 2}), ("rlo", {}), ("focal", {})])
+def test_token_t_meets_label_t_plus_1_and_the_sum_is_over_all_items(name, options):
+    logits, labels = batch()
+    truth = losses.build_loss(name, **({"k": 5, "m": 5} | options if name in ("root", "rlo") else {}))
+    mean = truth(logits[:, :-1].reshape(-1, 11), labels[:, 1:].reshape(-1))
+    count = int((labels[:, 1:] != -100).sum())
+    ours = CausalLMLoss(name, **options)
+    for outputs in ({"logits": logits}, (logits,)):
+        torch.testing.assert_close(ours(outputs, labels), mean)
+        torch.testing.assert_close(ours(outputs, labels, num_items_in_batch=count), mean)
+        twice = torch.tensor(2 * count)
+        torch.testing.assert_close(ours(outputs, labels, num_items_in_batch=twice), mean / 2)
+
+
+def test_cross_entropy_is_what_transformers_computes():
+    loss_utils = pytest.importorskip("transformers.loss.loss_utils")
+    logits, labels = batch()
+    theirs = loss_utils.ForCausalLMLoss(logits, labels, 11, num_items_in_batch=7)
+    torch.testing.assert_close(CausalLMLoss("ce")((logits,), labels, 7), theirs)
+
+
+def test_a_step_without_a_label_is_zero_and_moves_nothing():
+    logits, labels = batch()
+    loss = CausalLMLoss()((logits,), torch.full_like(labels, -100), torch.tensor(0))
+    assert loss == 0 and torch.equal(torch.autograd.grad(loss, logits)[0], torch.zeros_like(logits))
+
+
+@pytest.mark.parametrize(
+    "arguments,said",
+    [
+        ({"loss": "rot"}, "did you mean root"),
+        ({"loss": "ce", "k": 3}, "'ce' has no k and m"),
+        ({"k": 0}, "k must be"),
+    ],
+)
+def test_mistakes_are_found_when_it_is_made(arguments, said):
+    with pytest.raises(ValueError, match=said):
+        CausalLMLoss(**arguments)
+
+
+def test_labels_that_are_missing_or_do_not_fit_are_named():
+    logits, labels = batch()
+    with pytest.raises(ValueError, match="labels"):
+        CausalLMLoss()((logits,), None)
+    with pytest.raises(ValueError, match=r"\(3, 9\), got \(3, 8\)"):
+        CausalLMLoss()((logits,), labels[:, 1:])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """``trained(batch, accumulate)``: the weights after an epoch of 16 uneven texts, from the same start."""
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("accelerate")
+    config = transformers.GPT2Config(
+        vocab_size=50, n_positions=32, n_embd=16, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0,
+        resid_pdrop=0, embd_pdrop=0, attn_pdrop=0,
+    )  # fmt: skip
+    generator = torch.Generator().manual_seed(1)
+    texts = [torch.randint(50, (int(n),), generator=generator) for n in torch.randint(3, 30, (16,))]
+
+    def collate(texts):
+        """Pad to the longest; padding is -100 in the labels."""
+        pad = torch.nn.utils.rnn.pad_sequence
+        return {
+            "input_ids": pad(texts, batch_first=True),
+            "attention_mask": pad([torch.ones_like(t) for t in texts], batch_first=True),
+            "labels": pad(texts, batch_first=True, padding_value=-100),
+        }
+
+    def run(loss, size, accumulate):
+        torch.manual_seed(0)
+        model = transformers.GPT2LMHeadModel(config)
+        arguments = transformers.TrainingArguments(
+            str(tmp_path_factory.mktemp("trainer")), per_device_train_batch_size=size, num_train_epochs=2,
+            gradient_accumulation_steps=accumulate, learning_rate=0.5, optim="sgd", report_to=[],
+            save_strategy="no", use_cpu=True, disable_tqdm=True, max_grad_norm=0, lr_scheduler_type="constant",
+            logging_strategy="no",
+        )  # fmt: skip
+        transformers.Trainer(
+            model, arguments, train_dataset=texts, data_collator=collate, compute_loss_func=loss
+        ).train()
+        return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+    return run
+
+
+@pytest.mark.parametrize("name", ["root", "rlo", "ce"])
+def test_the_trainer_ends_with_the_same_weights_however_it_accumulates(trained, name):
+    whole = trained(CausalLMLoss(name), 8, 1)
+    for size, accumulate in ((4, 2), (1, 8)):
+        assert (trained(CausalLMLoss(name), size, accumulate) - whole).abs().max() < 1e-5
+
+
+def test_a_mean_over_each_micro_batch_does_not(trained):
+    """What the loss is for: the texts are uneven enough, and the steps large enough, to tell."""
+
+    def mean(outputs, labels, num_items_in_batch=None):
+        return F.cross_entropy(outputs.logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+
+    assert (trained(mean, 1, 8) - trained(mean, 8, 1)).abs().max() > 1e-3
