@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""A language model's head and its loss, forward and backward: memory and time, as multiples of the plain route.
+"""A language model's head and its loss, forward and backward: memory and time over the plain route's.
 
 python benchmarks/bench_lm.py                                          three minutes on one core
 python benchmarks/bench_lm.py --cases 8192x128000xbfloat16 --device cuda
 
-A case is TOKENSxWORDSxDTYPE. Memory is what a step holds at its peak above what stood before it (hidden states and
-weight): on a CPU the process's resident set, on CUDA the allocator's count. Gradients are part of it.
+A case is TOKENSxWORDSxDTYPE. Memory is what a step holds at its peak above what stood before it (hidden
+states and weight): on a CPU the process's resident set, on CUDA the allocator's count. Gradients are in it.
 """
 
 import ctypes
@@ -139,7 +139,7 @@ def measure(args, device, tokens, words, dtype):
     for name in times:
         figures, plain = row[name], row["plain"]
         figures["time"] = figures["seconds"] / plain["seconds"]
-        figures["memory"] = figures["mib"] / plain["mib"] if plain["mib"] and figures["mib"] is not None else None
+        figures["memory"] = None if figures["mib"] is None else figures["mib"] / plain["mib"]
     return row
 
 

@@ -50,7 +50,7 @@ def test_losses_are_compared_with_cross_entropy(cli):
 
 
 def test_the_memory_of_a_step_is_what_it_holds_beyond_what_stood_before(cli):
-    """The plain route keeps three matrices of tokens × words and the weight's gradient: known to a few MiB."""
+    """The plain route keeps three matrices of tokens × words and the weight's gradient."""
     args = ["--cases", "1024x8192xfloat32", "--dim", 64, "--rounds", 1, "--json", "-"]
     (row,) = json.loads(cli("benchmarks/bench_lm.py", "--device", "cpu", *args).stdout)["rows"]
     logits, weight = 4 * 1024 * 8192 / 2**20, 4 * 8192 * 64 / 2**20

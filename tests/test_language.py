@@ -92,8 +92,8 @@ def trained(tmp_path_factory):
         arguments = transformers.TrainingArguments(
             str(tmp_path_factory.mktemp("trainer")), per_device_train_batch_size=size, num_train_epochs=2,
             gradient_accumulation_steps=accumulate, learning_rate=0.5, optim="sgd", report_to=[],
-            save_strategy="no", use_cpu=True, disable_tqdm=True, max_grad_norm=0, lr_scheduler_type="constant",
-            logging_strategy="no",
+            save_strategy="no", use_cpu=True, disable_tqdm=True, max_grad_norm=0,
+            lr_scheduler_type="constant", logging_strategy="no",
         )  # fmt: skip
         transformers.Trainer(
             model, arguments, train_dataset=texts, data_collator=collate, compute_loss_func=loss

@@ -64,9 +64,10 @@ def test_the_wheel_holds_the_package_and_its_metadata_and_nothing_else(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert {re.split(r"[/-]", name)[0] for name in names} == {"rooted_loss"}
     assert {"rooted_loss/__init__.py", "rooted_loss/linear.py", "rooted_loss/py.typed"} <= set(names)
-    tracked = {f"rooted_loss/{p.name}" for p in (ROOT / "losses").iterdir() if p.suffix in (".py", ".typed")}
-    inside = {name for name in names if name.startswith("rooted_loss/") and name.count("/") == 1}
-    assert inside == tracked
+    folders = {"rooted_loss": ROOT / "losses", "rooted_loss/sklearn": ROOT / "logreg" / "estimator"}
+    sources = {f"{name}/{p.name}" for name, path in folders.items() for p in path.glob("*.py")}
+    inside = {name for name in names if name.startswith("rooted_loss/")}
+    assert inside == sources | {"rooted_loss/py.typed"}
 
 
 def test_it_asks_for_torch_alone(wheel):
@@ -101,6 +102,24 @@ def test_the_losses_import_nothing_but_torch(python):
         "print(sorted(new - {'torch'}))"
     ).stdout
     assert out.strip() == "['rooted_loss']"
+
+
+def test_the_estimator_fits_without_the_nets_of_this_repository(python):
+    out = python(
+        "import sys\nfrom rooted_loss.sklearn import RootedLogisticRegression\n"
+        "from sklearn.datasets import load_wine\n"
+        "X, y = load_wine(return_X_y=True); X = (X - X.mean(0)) / X.std(0)\n"
+        "assert RootedLogisticRegression().fit(X, y).score(X, y) > 0.95\n"
+        "unwanted = {'timm', 'torchvision', 'matplotlib', 'losses', 'models', 'logreg'}\n"
+        "print(sorted(unwanted & set(sys.modules)))"
+    ).stdout
+    assert out.strip() == "[]"
+
+
+def test_without_scikit_learn_the_estimator_says_what_to_install_in_one_line(python):
+    code = "import sys; sys.modules['sklearn'] = None; import rooted_loss.sklearn"
+    last = python(code, code_of_exit=1).stderr.splitlines()[-1]
+    assert last == "ImportError: the estimator needs scikit-learn: pip install 'rooted-loss[sklearn]'"
 
 
 def test_the_version_stands_in_pyproject_alone():
