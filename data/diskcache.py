@@ -18,7 +18,7 @@ import numpy as np
 
 from .errors import one_line
 
-VERSION = 1  # of the decoding: raise it when the same files would give other pixels
+VERSION = 2  # of the decoding: raise it when the same files would give other pixels
 _log = logging.getLogger(__name__)
 
 

@@ -21,6 +21,15 @@ EXTENSIONS = tuple(
     ".jpg .jpeg .jfif .png .bmp .gif .tif .tiff .webp .avif .ppm .pgm .pbm .pnm .tga .jp2".split()
 )
 _LONGEST = 8  # sides' ratio above which only the middle is resized: 1 × 65,000 pixels would become gigabytes
+_FAINT = 1 / 16  # of white: an image below it in more than 8 bits holds fewer bits than its file has room for
+_TOO_FAINT = "nearly black, so which value is white is not known; stretch it, or save it in 8 bits"
+_SLACK = 1e-4  # of white, for rounding of floats
+_BITS, _PHOTOMETRIC, _ORIENTATION, _SAMPLES, _SAMPLE_FORMAT = 258, 262, 274, 277, 339  # tags of TIFF and EXIF
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "AVIF", "PPM", "TGA", "JPEG2000")
 
 
@@ -46,16 +55,88 @@ def _open(path: str) -> Image.Image:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits a pixel, which convert() would clip to white
-        grey = np.clip(np.asarray(image).astype(np.int64), 0, 65535) >> 8
-        image = Image.fromarray(grey.astype(np.uint8))
-    elif image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
-    return image if image.mode == "RGB" else image.convert("RGB")
+    """Upright, 8-bit RGB, on white where transparent; `ValueError` where Pillow would lose what is in it."""
+    if image.format == "TIFF":
+        _check_tiff(image)
+    # Pillow keeps the upper eight of a colour's sixteen bits, and only the raw mode tells
+    wide = image.mode[0] != "I" and bool(image.tile) and ";16" in str(image.tile[0][3])
+    image.load()
+    turn = _TURNS.get(_orientation(image))  # TIFF has turned itself by now
+    see_through = image.has_transparency_data
+    if image.mode[0] in "IF":
+        image = _grey(image)
+    elif wide:
+        channels = image.getextrema()[: 3 if image.mode == "RGBA" else 4]
+        if max(high for _, high in channels) < _FAINT * 256:
+            raise ValueError(f"mode {image.mode} of 16 bits a channel: {_TOO_FAINT}")
+    if see_through:
+        image = _on_white(image)
+    if image.mode != "RGB":
+        image = image.convert("RGB")
+    return image if turn is None else image.transpose(turn)
+
+
+def _check_tiff(image: Image.Image) -> None:
+    """Refuse files of which Pillow would read other numbers, or fewer, than they hold."""
+    tags, bands = image.tag_v2, len(image.getbands())
+    if tags.get(_SAMPLES, 1) > bands:
+        raise ValueError(f"mode {image.mode}: {tags[_SAMPLES]} channels, of which only {bands} can be kept")
+    if 2 in tags.get(_SAMPLE_FORMAT, (1,)) or image.mode == "I":
+        raise ValueError(f"mode {image.mode} of signed or 32-bit integers: which value is white is not known")
+    if image.is_animated:
+        shape = image.size, image.mode
+        image.seek(1)
+        same = (image.size, image.mode) == shape  # other sizes are thumbnails, or levels of a pyramid
+        pages = image.n_frames
+        image.seek(0)
+        if same:
+            raise ValueError(f"mode {image.mode}, {pages} pages: save the one that is the image")
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # the pixels are whole: viewers show them as if there were no EXIF
+        return 1
+
+
+def _grey(image: Image.Image) -> Image.Image:
+    """8-bit grey of integers up to 65,535 (4,095 in 12-bit TIFFs) or floats in 0 … 1."""
+    # TIFF's tags go with its pixels; other formats have none of them
+    tags = getattr(image, "tag_v2", {})
+    values = np.asarray(image)
+    white = 1.0 if image.mode == "F" else 4095.0 if tags.get(_BITS) == (12,) else 65535.0
+    low, high = float(values.min()), float(values.max())
+    if not -_SLACK * white <= low <= high <= (1 + _SLACK) * white:  # nor NaN
+        raise ValueError(f"mode {image.mode} with values from {low:g} to {high:g}, expected 0 to {white:g}")
+    if tags.get(_PHOTOMETRIC) == 0:  # 0 is white, which Pillow heeds at 8 bits only
+        values = white - values
+    if 0 < values.max() < _FAINT * white:
+        raise ValueError(f"mode {image.mode} with values up to {high:g} of {white:g}: {_TOO_FAINT}")
+    if image.mode == "F":
+        grey = np.rint(np.clip(values, 0, 1) * 255)
+    else:
+        grey = np.floor(values * (256 / (white + 1)))  # the upper eight bits, as Pillow does for colours
+    result = Image.fromarray(grey.astype(np.uint8))
+    clear = image.info.get("transparency")
+    if isinstance(clear, int):
+        result.putalpha(Image.fromarray(np.where(np.asarray(image) == clear, 0, 255).astype(np.uint8)))
+    return result
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    if image.mode in ("La", "RGBa"):  # colours already multiplied by alpha
+        image = image.convert(image.mode.upper())
+    mode, image = image.mode, image.convert("RGBA")
+    if image.getextrema()[3][1] == 0:
+        raise ValueError(f"mode {mode}, wholly transparent: nothing of it would be seen")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
 
 
 def decode(path: str, size: int) -> np.ndarray:
-    """Read one image: shorter side resized to `size` (bilinear, antialiased), centre cropped, RGB.
+    """Read one image upright: shorter side resized to `size` (bilinear, antialiased), centre cropped, RGB.
+
+    Transparent parts show white; of an animation the first frame is read; colour profiles are ignored.
 
     Parameters
     ----------
@@ -70,7 +151,8 @@ def decode(path: str, size: int) -> np.ndarray:
     Raises
     ------
     DataError
-        The file is missing, truncated, no image, or larger than Pillow's limit against image bombs.
+        The file is missing, truncated, no image, larger than Pillow's limit against image bombs, or its mode
+        leaves open which value is black and which is white.
     """
     try:
         with _open(path) as image:
