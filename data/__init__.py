@@ -9,9 +9,12 @@ A new data set is one file in `data/sources/`, one line in `data/registry.py` an
 """
 
 from .errors import DataError
-from .registry import DATASETS, list_datasets
+from .options import DataOptions
+from .registry import DATASETS, canonical_name, list_datasets
 
-__all__ = ["DATASETS", "Data", "DataError", "build_data", "list_datasets"]
+__all__ = [
+    "DATASETS", "Data", "DataError", "DataOptions", "build_data", "canonical_name", "list_datasets",
+]  # fmt: skip
 
 
 def __getattr__(name: str):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from .plan import Draws
@@ -20,7 +21,6 @@ def crop(padded: torch.Tensor, size: int, index: torch.Tensor, top, left) -> tor
     Parameters
     ----------
     padded : Tensor, shape (N, C, H, W)
-        Contiguous or channels last.
     size : int
         Side of the crops.
     index, top, left : Tensor of int64, shape (B,)
@@ -29,24 +29,10 @@ def crop(padded: torch.Tensor, size: int, index: torch.Tensor, top, left) -> tor
     Returns
     -------
     Tensor, shape (B, C, size, size)
-        Channels innermost if they are so in `padded`; dense except on the CPU.
     """
-    if padded.device.type == "cpu":
-        return _crop_by_run(padded, size, index, top, left)
     if padded.device.type == "cuda":
         return _crop_by_view(padded, size, index, top, left)
     return _crop_by_pixel(padded, size, index, top, left)
-
-
-def _crop_by_run(padded, size, index, top, left):
-    # From a crop's first byte to its last is one run of memory, copied at once; the columns between its rows
-    # come along and are skipped by the strides of the result. Every run is a row of one overlapping view.
-    c = padded.shape[1]
-    sn, sc, sh, sw = padded.stride()
-    run = (c - 1) * sc + (size - 1) * (sh + sw) + 1
-    view = padded.as_strided((padded.numel() - run + 1, run), (1, 1))
-    runs = view.index_select(0, index * sn + top * sh + left * sw)
-    return runs.as_strided((len(index), c, size, size), (run, sc, sh, sw))
 
 
 def _crop_by_view(padded, size, index, top, left):
@@ -54,10 +40,7 @@ def _crop_by_view(padded, size, index, top, left):
     n, c, h, w = padded.shape
     sn, sc, sh, sw = padded.stride()
     view = padded.as_strided((n, h - size + 1, w - size + 1, c, size, size), (sn, sh, sw, sc, sh, sw))
-    if padded.is_contiguous():
-        return view[index, top, left]
-    # channels innermost: written as they are read
-    return view.permute(0, 1, 2, 4, 5, 3)[index, top, left].permute(0, 3, 1, 2)
+    return view[index, top, left]
 
 
 def _crop_by_pixel(padded, size, index, top, left):
@@ -68,23 +51,41 @@ def _crop_by_pixel(padded, size, index, top, left):
     return padded[index[:, None, None, None], channels, rows, columns]
 
 
+def resize_squares(images: torch.Tensor, size: int, interpolation: str, crop_pct: float) -> torch.Tensor:
+    """Resize square images to ``size / crop_pct`` pixels, antialiased, and keep the centre, as timm does.
+
+    Parameters
+    ----------
+    images : Tensor of uint8, shape (B, C, H, H)
+    size : int
+        Height and width of the result.
+    interpolation : {'bilinear', 'bicubic'}
+    crop_pct : float
+    """
+    side = int(size / crop_pct)
+    if images.shape[-1] != side:
+        images = F.resize(images, [side, side], InterpolationMode(interpolation), antialias=True)
+    return F.center_crop(images, [size, size])
+
+
 class BatchTransform:
     """Turn uint8 images on the device into what the net wants.
 
     Parameters
     ----------
     size : int
-        Height and width of the result; smaller or larger images are resized (bilinear, antialiased).
+        Height and width of the result; other images are resized, antialiased.
     mean, std : tuple of float
         Per channel, for pixel values in [0, 1].
     device : torch.device
-    dtype : torch.dtype
-        Floating; arithmetic is in float32, only the result is rounded.
-    memory_format : torch.memory_format
+    interpolation : {'bilinear', 'bicubic'}
+    crop_pct : float
+        Share of the side that the centre crop after a resize keeps.
     """
 
-    def __init__(self, size, mean, std, device, dtype, memory_format):
-        self.size, self.device, self.dtype, self.memory_format = size, device, dtype, memory_format
+    def __init__(self, size, mean, std, device, interpolation="bilinear", crop_pct=1.0):
+        self.size, self.device = size, device
+        self._interpolation, self._crop_pct = interpolation, crop_pct
         mean, std = (torch.tensor(v, dtype=torch.float64).view(1, 3, 1, 1) for v in (mean, std))
         # (x / 255 - mean) / std = x * scale + bias
         self.scale = (1 / (255 * std)).float().to(device)
@@ -113,7 +114,7 @@ class BatchTransform:
         """Square uint8 images at the size wanted."""
         if images.shape[-1] == self.size:
             return images
-        return F.resize(images, [self.size, self.size], antialias=True)
+        return resize_squares(images, self.size, self._interpolation, self._crop_pct)
 
     def finish(self, images: torch.Tensor, draws: Draws | None = None) -> torch.Tensor:
         """Flip, RandAugment and normalise.
@@ -135,27 +136,17 @@ class BatchTransform:
             images = randaugment(images.expand(-1, 3, -1, -1), draws.ops)
         shape = (len(images), 3, self.size, self.size)
         if self.device.type == "cuda":
-            # one kernel: it converts, multiplies, adds and rounds in registers
-            out = torch.empty(shape, dtype=self.dtype, device=self.device, memory_format=self.memory_format)
+            # one kernel: it converts, multiplies and adds in registers
+            out = torch.empty(shape, device=self.device)
             return torch.addcmul(self.bias, images, self.scale, out=out)
         # elsewhere mixed types would be converted to temporary tensors; in place is three lean passes
-        if self.memory_format == torch.channels_last:
-            # rows of pixels, with the channels' factors repeated along them: three at a time would be slow
-            rows = images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).flatten(2)
-            scale, bias = (t.flatten().repeat(self.size) for t in (self.scale, self.bias))
-            out = torch.empty(rows.shape, device=self.device).copy_(rows).mul_(scale).add_(bias)
-            return out.view(len(images), self.size, self.size, 3).permute(0, 3, 1, 2).to(self.dtype)
-        out = torch.empty(shape, device=self.device).copy_(images).mul_(self.scale).add_(self.bias)
-        return out.to(self.dtype, memory_format=self.memory_format)
+        return torch.empty(shape, device=self.device).copy_(images).mul_(self.scale).add_(self.bias)
 
     def _flip(self, images: torch.Tensor, flip: torch.Tensor) -> torch.Tensor:
         if self.device.type == "cpu":
             # both ways, then whole images picked: faster than choosing pixel by pixel
-            width, inner = (2, (0, 2, 3, 1)) if images.stride(1) == 1 else (3, (0, 1, 2, 3))
-            images = images.permute(inner)  # in the order of memory, which index_select keeps
-            both = torch.cat([images, images.flip(width)])
-            picked = both.index_select(0, torch.arange(len(images)) + len(images) * flip)
-            return picked if width == 3 else picked.permute(0, 3, 1, 2)
+            both = torch.cat([images, images.flip(-1)])
+            return both.index_select(0, torch.arange(len(images)) + len(images) * flip)
         # no list of the images to flip, whose length the host would have to wait for
         flip = flip.to(self.device, non_blocking=True)
         return torch.where(flip[:, None, None, None], images.flip(-1), images)

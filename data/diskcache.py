@@ -1,20 +1,22 @@
 """Decoded images of a data set on disk, so that the second start skips the decoding.
 
-One file ``<data_dir>/cache/<set>-<size>.npz``: both splits' uint8 tensors and a fingerprint of the files they
-came from. Nothing in it can run (no pickle), every byte is under the zip format's CRC, and it appears
-under its name only when it is complete.
+One file ``<data_dir>/cache/<set>-<size>.npz``: the splits' uint8 tensors, which files were bad, and a
+fingerprint of the files. Nothing in it can run (no pickle), every byte is under the zip format's CRC, and it
+appears under its name only when it is complete.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+
+from common import UserError, write_atomically
 
 from .errors import one_line
 
@@ -22,18 +24,18 @@ VERSION = 2  # of the decoding: raise it when the same files would give other pi
 _log = logging.getLogger(__name__)
 
 
-def fingerprint(root: str | os.PathLike, splits: Sequence[Sequence[str]], size: int) -> str:
-    """Digest of what decoding depends on: each file's path below `root`, size and time, and the image size.
+def fingerprint(root: str | os.PathLike, splits: Sequence[Sequence[str]], how: object) -> str:
+    """Digest of what decoding depends on: each file's path below `root`, size and time, and `how`.
 
     Parameters
     ----------
     root : path
     splits : sequence of sequence of str
         Image files of the training and of the test split, in order.
-    size : int
-        Pixels.
+    how : Decoding
+        Its text enters the digest.
     """
-    digest = hashlib.sha256(f"version {VERSION}, {size} px\n".encode())
+    digest = hashlib.sha256(f"version {VERSION}, {how}\n".encode())
     for paths in splits:
         digest.update(f"{len(paths)} files\n".encode())
         for path in paths:
@@ -43,8 +45,10 @@ def fingerprint(root: str | os.PathLike, splits: Sequence[Sequence[str]], size: 
     return digest.hexdigest()
 
 
-def read(file: Path, wanted: str, shapes: Sequence[tuple[int, ...]]) -> list[np.ndarray] | None:
-    """The cached splits, or None if there are none that can be trusted.
+def read(
+    file: Path, wanted: str, shapes: Sequence[tuple[int, ...]]
+) -> tuple[list[np.ndarray], list[dict[int, str]]] | None:
+    """The cached splits and their bad files, or None if there are none that can be trusted.
 
     Parameters
     ----------
@@ -61,30 +65,22 @@ def read(file: Path, wanted: str, shapes: Sequence[tuple[int, ...]]) -> list[np.
             if str(stored["fingerprint"]) != wanted:
                 return None
             splits = [stored[f"split{i}"] for i in range(len(shapes))]
+            bad = [{int(i): text for i, text in part.items()} for part in json.loads(str(stored["bad"]))]
     except Exception as error:  # a torn file can fail in any layer: zip, zlib, the array's header, memory
         _log.warning("%s is damaged (%s); decoding the images again", file, one_line(error))
         return None
     if any(s.shape != shape or s.dtype != np.uint8 for s, shape in zip(splits, shapes, strict=True)):
         _log.warning("%s does not hold what its fingerprint says; decoding the images again", file)
         return None
-    return splits
+    return splits, bad
 
 
-def write(file: Path, digest: str, splits: Sequence[np.ndarray]) -> None:
+def write(file: Path, digest: str, splits: Sequence[np.ndarray], bad: Sequence[dict[int, str]]) -> None:
     """Write the cache file, whole or not at all; where it cannot be written one warning says so."""
-    temporary = None
+    arrays = {f"split{i}": split for i, split in enumerate(splits)}
+    known = {"fingerprint": np.array(digest), "bad": np.array(json.dumps(list(bad)))}
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=file.parent, prefix=f".{file.name}-", delete=False) as out:
-            temporary = out.name
-            arrays = {f"split{i}": split for i, split in enumerate(splits)}
-            np.savez(out, fingerprint=np.array(digest), **arrays)
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(temporary, file)
-        temporary = None
-    except OSError as error:
+        write_atomically(file, lambda out: np.savez(out, **known, **arrays))
+    except (OSError, UserError) as error:
         _log.warning("decoded images are not cached: %s", one_line(error))
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)

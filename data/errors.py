@@ -1,7 +1,9 @@
-"""The one exception that `data` raises for what a user can mend."""
+"""The one exception that `data` raises for what a user can fix."""
+
+from common import UserError
 
 
-class DataError(ValueError):
+class DataError(UserError, ValueError):
     """A data set cannot be had as asked; the message is one line and says what would help."""
 
     def __init__(self, message: str):

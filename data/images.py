@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import stat
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 
 import numpy as np
@@ -133,8 +134,8 @@ def _on_white(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
 
 
-def decode(path: str, size: int) -> np.ndarray:
-    """Read one image upright: shorter side resized to `size` (bilinear, antialiased), centre cropped, RGB.
+def decode(path: str, size: int, interpolation: str = "bilinear", crop_pct: float = 1.0) -> np.ndarray:
+    """Read one image upright: shorter side resized to ``size / crop_pct`` (antialiased), centre cropped, RGB.
 
     Transparent parts show white; of an animation the first frame is read; colour profiles are ignored.
 
@@ -143,6 +144,9 @@ def decode(path: str, size: int) -> np.ndarray:
     path : str
     size : int
         Pixels.
+    interpolation : {'bilinear', 'bicubic'}
+    crop_pct : float
+        Share of the resized image's shorter side that the crop keeps.
 
     Returns
     -------
@@ -154,16 +158,19 @@ def decode(path: str, size: int) -> np.ndarray:
         The file is missing, truncated, no image, larger than Pillow's limit against image bombs, or its mode
         leaves open which value is black and which is white.
     """
+    side = int(size / crop_pct)
     try:
         with _open(path) as image:
             # lets the JPEG decoder skip resolution; twice the size leaves the resize enough to filter
-            image.draft(None, (2 * size, 2 * size))
+            image.draft(None, (2 * side, 2 * side))
             rgb = _rgb(image)
             long, short = max(rgb.size), min(rgb.size)
             if long > _LONGEST * short:
                 rgb = F.center_crop(rgb, [min(side, _LONGEST * short) for side in (rgb.height, rgb.width)])
+            if rgb.size != (side, side):
+                rgb = F.resize(rgb, side, F.InterpolationMode(interpolation))
             if rgb.size != (size, size):
-                rgb = F.center_crop(F.resize(rgb, size), [size, size])
+                rgb = F.center_crop(rgb, [size, size])
             return np.asarray(rgb).transpose(2, 0, 1)
     except MemoryError:
         raise
@@ -184,23 +191,23 @@ def evenly_spaced(n: int, count: int) -> np.ndarray:
 
 
 def common_square_size(*splits: Sequence[str], sample: int = 256) -> int:
-    """Side of the images in pixels if a sample of each split all have the same square size, else 0."""
+    """Side of the images in pixels if a sample of each split all have the same square size, else 0.
+
+    Unreadable files are stepped over here: decoding names all of them.
+    """
     sizes: set[tuple[int, int]] = set()
     with strict_pillow():
         for path in (paths[i] for paths in splits for i in evenly_spaced(len(paths), sample)):
-            try:
-                with _open(path) as image:
-                    sizes.add(image.size)
-            except Exception as error:
-                raise unreadable(path, error) from error
-    width, height = sizes.pop()
+            with suppress(Exception), _open(path) as image:
+                sizes.add(image.size)
+    width, height = sizes.pop() if sizes else (0, 0)
     return width if not sizes and width == height else 0
 
 
-def find_images(folder: str | os.PathLike) -> list[str]:
+def find_images(folder: str | os.PathLike, left_out: Counter[str] | None = None) -> list[str]:
     """Image files below `folder`, sorted; hidden files and folders and other kinds of files are skipped.
 
-    Links are followed, each folder once.
+    Links are followed, each folder once. `left_out` counts the other files by their suffix.
     """
     found: list[str] = []
     seen: set[tuple[int, int]] = set()
@@ -211,9 +218,11 @@ def find_images(folder: str | os.PathLike) -> list[str]:
             continue
         seen.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [
-            os.path.join(root, name)
-            for name in sorted(files)
-            if not name.startswith(".") and name.lower().endswith(EXTENSIONS)
-        ]
+        for name in sorted(files):
+            if name.startswith("."):
+                continue
+            if name.lower().endswith(EXTENSIONS):
+                found.append(os.path.join(root, name))
+            elif left_out is not None:
+                left_out[os.path.splitext(name)[1].lower()] += 1
     return found

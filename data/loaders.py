@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import torch
 
@@ -26,7 +25,14 @@ class TrainLoader:
         Of the global batch.
     augment, flip, randaug : bool
     seed, rank, world_size : int
+
+    Attributes
+    ----------
+    index : Tensor of int64, shape (B,)
+        Which training samples the batch just yielded shows, on the device.
     """
+
+    index: torch.Tensor
 
     def __init__(
         self,
@@ -89,12 +95,11 @@ class TrainLoader:
     def _epoch_batches(self, order, draws, parts):
         # one copy an epoch, so that no batch has to wait for its indices
         order_here = order.to(self._labels.device, non_blocking=True)
-        todo = replace(draws, flip=None) if draws is not None and self._store.flips else draws
         images = self._store.train_batches(order, order_here, draws, parts, self._transform)
         for (first, last), batch in zip(parts, images, strict=True):
-            drawn = None if todo is None else todo[first:last]
-            labels = self._labels[order_here[first:last]]
-            yield self._transform.finish(batch, drawn), labels
+            drawn = None if draws is None else draws[first:last]
+            self.index = order_here[first:last]
+            yield self._transform.finish(batch, drawn), self._labels[self.index]
 
 
 class TestLoader:

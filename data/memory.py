@@ -11,8 +11,6 @@ DEVICE_SHARE = 0.4  # of the free device memory: the rest is for the net and its
 HOST_SHARE = 0.5  # of the available host memory
 _UNKNOWN = 4 << 30  # assumed where the system does not say
 
-CACHES = ("auto", "device", "ram", "none")
-
 
 def local_world_size() -> int:
     """Processes of one torchrun on this machine, which share its cores and memory."""

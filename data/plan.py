@@ -74,31 +74,6 @@ def draw(num_samples: int, seed: int, epoch: int, *, pad: int, flip: bool, randa
     return Draws(top, left, mirrored, ops)
 
 
-def noisy_labels(labels: torch.Tensor, num_classes: int, share: float, seed: int) -> torch.Tensor:
-    """Flip exactly ``round(share * N)`` labels to another class, each other class equally likely.
-
-    Parameters
-    ----------
-    labels : Tensor of int64, shape (N,)
-    num_classes : int
-    share : float
-        In [0, 1).
-    seed : int
-
-    Returns
-    -------
-    Tensor of int64, shape (N,)
-        A new tensor; `labels` is not changed.
-    """
-    g = generator("label noise", seed)
-    count = round(share * len(labels))
-    chosen = torch.randperm(len(labels), generator=g)[:count]
-    shift = torch.randint(1, num_classes, (count,), generator=g)
-    noisy = labels.clone()
-    noisy[chosen] = (noisy[chosen] + shift) % num_classes
-    return noisy
-
-
 def train_batches(num_samples: int, batch_size: int, world_size: int) -> list[tuple[int, int]]:
     """Global batches of one epoch as (first, one past the last) position.
 
@@ -129,3 +104,13 @@ def rank_part(first: int, last: int, rank: int, world_size: int) -> tuple[int, i
     """The contiguous part of [first, last) that belongs to `rank`; sizes differ by at most one."""
     size = last - first
     return first + size * rank // world_size, first + size * (rank + 1) // world_size
+
+
+def parts(first: int, last: int, world_size: int, accumulate: int) -> int:
+    """Into how many parts every rank cuts its share of the global batch [first, last).
+
+    The smallest share decides, since each part needs two images for batch normalisation. All ranks do the
+    same number of forward passes, so collectives within them (SyncBatchNorm) meet.
+    """
+    smallest = (last - first) // world_size
+    return max(1, min(accumulate, smallest // 2))

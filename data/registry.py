@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 from dataclasses import dataclass
 
 from .errors import DataError
@@ -60,6 +61,12 @@ def list_datasets() -> list[str]:
     return [f"{name}:<path>" if name == "folder" else name for name in DATASETS]
 
 
+def canonical_name(name: str) -> str:
+    """One spelling of a data set: ``folder:imgs``, ``folder:./imgs/`` and the absolute path are the same."""
+    key, _, path = resolve(name)
+    return f"{key}:{os.path.realpath(os.path.expanduser(path))}" if path else key
+
+
 def _plain(name: str) -> str:
     return name.lower().replace("-", "").replace("_", "")
 
@@ -85,6 +92,8 @@ def resolve(name: str) -> tuple[str, Dataset, str]:
     key = known.get(_plain(head.strip()))
     if key is None or (colon and key != "folder"):
         near = list(dict.fromkeys(known[n] for n in difflib.get_close_matches(_plain(head), known, n=3)))
+        if not colon and os.path.isdir(os.path.expanduser(head)):
+            near.append(f"folder:{head}")
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
         raise DataError(f"unknown data set {name!r}{hint} (known: {', '.join(list_datasets())})")
     if key == "folder" and not path:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +23,21 @@ class Request:
         The path of ``folder:<path>``, else ''.
     progress : bool
         Whether a progress bar may be shown on a terminal.
+    eval_only : bool
+        Whether a set without training images will do.
+    class_names : sequence of str, optional
+        What the classes are to be called, if known.
+    one_split : bool
+        Whether an image folder with one split will do, since a part of it will be kept for validation.
     """
 
     name: str
     data_dir: Path
     path: str = ""
     progress: bool = False
+    eval_only: bool = False
+    class_names: Sequence[str] | None = None
+    one_split: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,23 +60,46 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __getitem__(self, keep: np.ndarray) -> Split:
+        """The samples of these sorted, distinct indices; all of them are not copied."""
+        if len(keep) == len(self):
+            return self
+        return replace(
+            self,
+            labels=self.labels[keep],
+            images=None if self.images is None else self.images[keep],
+            paths=None if self.paths is None else [self.paths[i] for i in keep],
+        )
+
 
 @dataclass(frozen=True)
 class Source:
-    """Both splits of a data set.
+    """The splits of a data set.
 
     Parameters
     ----------
-    train, test : Split
+    train : Split or None
+        None only where it was not asked for (`Request.eval_only`).
+    test : Split or None
+        None only where `Request.one_split` allows it.
     class_names : list of str
     root : Path, optional
         Folder that holds all `paths`, for sets that are image files.
     common_size : int
         Side in pixels if all images are squares of one size, else 0.
+    val : Split, optional
+        The set's own validation split, where it has one beside the test split.
+    train_root : Path, optional
+        Folder of the training images: ``root / "train"`` if not given.
+    notes : list of str
+        What was guessed, or left out and how often: a line each.
     """
 
-    train: Split
-    test: Split
+    train: Split | None
+    test: Split | None
     class_names: list[str]
     root: Path | None = None
     common_size: int = 0
+    val: Split | None = None
+    train_root: Path | None = None
+    notes: list[str] = field(default_factory=list)

@@ -1,12 +1,11 @@
 """Where decoded images live: on the training device, in host memory, or nowhere (`stream.Stream`).
 
 A store yields uint8 batches on the device. For training they are already resized and cropped, or whole
-where there are no draws; `flips` says whether they are flipped as well.
+where there are no draws.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -15,7 +14,6 @@ import torch
 from .augment import BatchTransform, crop, pad_of
 
 _CHUNK_BYTES = 64 << 20
-_MIRROR_BYTES = 1 << 30
 
 
 class DeviceStore:
@@ -30,42 +28,18 @@ class DeviceStore:
         smaller images are kept as they are and resized a batch at a time.
     crops : bool
         Whether random crops will be taken.
-    channels_last : bool
-        Layout that saves the net's batches a transposition.
-    mirror : bool
-        Keep every image mirrored as well, so that a flip costs nothing but memory. Only on the CPU, where
-        flipping takes a third of a batch's time, and for sets up to 1 GiB with their mirror images.
     """
 
-    def __init__(
-        self,
-        images: np.ndarray,
-        device: torch.device,
-        size: int,
-        crops: bool,
-        channels_last: bool,
-        mirror: bool = False,
-    ):
+    def __init__(self, images: np.ndarray, device: torch.device, size: int, crops: bool):
         n, c, h, w = images.shape
         self._size = size
         self._padded = crops and h == size
         pad = pad_of(size) if self._padded else 0
-        fmt = torch.channels_last if channels_last and c > 1 else torch.contiguous_format
-        shape = (n, c, h + 2 * pad, w + 2 * pad)
-        self.flips = (
-            mirror and self._padded and device.type == "cpu" and 2 * math.prod(shape) <= _MIRROR_BYTES
-        )
-        if self.flips:
-            shape = (2 * n, *shape[1:])  # image i mirrored is image n + i
-        # zeros first: torch.zeros takes no memory format
-        self._images = torch.empty(shape, dtype=torch.uint8, device=device, memory_format=fmt).zero_()
+        self._images = torch.zeros((n, c, h + 2 * pad, w + 2 * pad), dtype=torch.uint8, device=device)
         inner = self._images[:, :, pad : pad + h, pad : pad + w]
         step = max(1, _CHUNK_BYTES // (c * h * w))
         for first in range(0, n, step):
-            chunk = torch.from_numpy(images[first : first + step]).to(device)
-            inner[first : first + len(chunk)] = chunk
-            if self.flips:
-                inner[n + first : n + first + len(chunk)] = chunk.flip(-1)
+            inner[first : first + step] = torch.from_numpy(images[first : first + step]).to(device)
 
     @property
     def num_bytes(self) -> int:
@@ -77,10 +51,6 @@ class DeviceStore:
         if draws is not None and self._padded:
             device = self._images.device
             top, left = (t.to(device, non_blocking=True) for t in (draws.top, draws.left))
-            if self.flips:
-                order_here = order_here + draws.flip * (len(self._images) // 2)
-                # the mirror image of a crop lies as far from the other edge
-                left = torch.where(draws.flip, 2 * pad_of(self._size) - left, left)
             for a, b in parts:
                 yield crop(self._images, self._size, order_here[a:b], top[a:b], left[a:b])
             return
@@ -129,7 +99,6 @@ class HostStore:
     """
 
     def __init__(self, images: np.ndarray, device: torch.device):
-        self.flips = False
         self._images, self._upload = torch.from_numpy(images), Uploader(device)
         self._pin = device.type == "cuda"
 

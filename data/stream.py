@@ -13,6 +13,7 @@ import signal
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -26,27 +27,50 @@ from .memory import local_world_size
 from .stores import Uploader
 
 _GRACE_S = 60  # that a worker lives on after SIGTERM
+_NAMED = 5  # bad files named in an error
 _CHUNK = 64  # files decoded at once when all are
 _STOPPING = {signal.SIGINT, signal.SIGTERM}
 
 
+@dataclass(frozen=True)
+class Decoding:
+    """How files become arrays: side in pixels, interpolation and the crop's share, as `images.decode`."""
+
+    size: int
+    interpolation: str = "bilinear"
+    crop_pct: float = 1.0
+
+
+def refusal(bad: Sequence[str]) -> DataError:
+    """One line for unreadable files: what is wrong with the first, the names of some more, how many."""
+    if len(bad) == 1:
+        return DataError(bad[0])
+    more = ", ".join(message.partition(": ")[0] for message in bad[1:_NAMED])
+    rest = f" and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
+    return DataError(
+        f"{len(bad)} images cannot be read: {bad[0]}; also {more}{rest} (--skip-bad leaves them out)"
+    )
+
+
 class _Files(Dataset):
-    def __init__(self, paths: list[str], size: int):
-        self.paths, self.size = paths, size
+    def __init__(self, paths: list[str], how: Decoding):
+        self.paths, self.how = paths, how
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitems__(self, indices: list[int]) -> torch.Tensor | DataError:
-        """Decode a batch; a bad file is returned, since a raised error would arrive with a traceback."""
-        out = np.empty((len(indices), 3, self.size, self.size), dtype=np.uint8)
-        try:
-            with strict_pillow():
-                for i, index in enumerate(indices):
-                    out[i] = decode(self.paths[index], self.size)
-        except DataError as error:
-            return error
-        return torch.from_numpy(out)
+    def __getitems__(self, indices: list[int]) -> tuple[torch.Tensor, list[tuple[int, str]]]:
+        """Decode a batch; bad files stay black and are returned too: an error would bring a traceback."""
+        size = self.how.size
+        out = np.zeros((len(indices), 3, size, size), dtype=np.uint8)
+        bad = []
+        with strict_pillow():
+            for i, index in enumerate(indices):
+                try:
+                    out[i] = decode(self.paths[index], size, self.how.interpolation, self.how.crop_pct)
+                except DataError as error:
+                    bad.append((index, str(error)))
+        return torch.from_numpy(out), bad
 
 
 class _Batches:
@@ -77,7 +101,7 @@ def _start_worker(_: int) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
 
 
-def _started(loader: DataLoader) -> Iterator[torch.Tensor | DataError]:
+def _started(loader: DataLoader) -> Iterator[tuple[torch.Tensor, list[tuple[int, str]]]]:
     """``iter(loader)``; signals that stop a run reach the workers it starts once they are ready for them."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         return iter(loader)
@@ -88,9 +112,9 @@ def _started(loader: DataLoader) -> Iterator[torch.Tensor | DataError]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _loader(paths: list[str], size: int, batches: _Batches, workers: int, **options) -> DataLoader:
+def _loader(paths: Sequence[str], how: Decoding, batches: _Batches, workers: int, **options) -> DataLoader:
     return DataLoader(
-        _Files(paths, size),
+        _Files(list(paths), how),
         batch_sampler=batches,
         num_workers=workers,
         collate_fn=_as_is,
@@ -106,44 +130,46 @@ def usable_workers(workers: int) -> int:
     return min(workers, max(1, cores // local_world_size()))
 
 
-def decode_all(paths: Sequence[str], size: int, workers: int, progress: bool, what: str) -> np.ndarray:
-    """Decode image files into memory, in parallel.
+def decode_all(
+    paths: Sequence[str], how: Decoding, workers: int, progress: bool, what: str, keep: bool = True
+) -> tuple[np.ndarray | None, dict[int, str]]:
+    """Decode image files, in parallel.
 
     Parameters
     ----------
     paths : sequence of str
-    size : int
-        Side in pixels that images are decoded to.
+    how : Decoding
     workers : int
         Processes; 0: this one alone.
     progress : bool
         Show a bar, on terminals.
     what : str
         The bar's label.
+    keep : bool
+        False: only look for bad files.
 
     Returns
     -------
-    ndarray of uint8, shape (len(paths), 3, size, size)
-
-    Raises
-    ------
-    DataError
-        As `images.decode`, for the first bad file.
+    images : ndarray of uint8, shape (len(paths), 3, size, size), or None
+        Bad files are black.
+    bad : dict of int to str
+        What is wrong with the files that cannot be read, by their index.
     """
-    out = np.empty((len(paths), 3, size, size), dtype=np.uint8)
+    out = np.empty((len(paths), 3, how.size, how.size), dtype=np.uint8) if keep else None
+    bad: dict[int, str] = {}
     starts = range(0, len(paths), _CHUNK)
     batches = _Batches()
     batches.lists = [list(range(a, min(a + _CHUNK, len(paths)))) for a in starts]
-    loader = _loader(paths, size, batches, workers if len(starts) > 1 else 0)
+    loader = _loader(paths, how, batches, workers if len(starts) > 1 else 0)
     with tqdm(
         total=len(paths), desc=what, unit="image", disable=None if progress else True, leave=False
     ) as bar:
-        for a, batch in zip(starts, _started(loader), strict=True):
-            if isinstance(batch, DataError):
-                raise batch
-            out[a : a + len(batch)] = batch.numpy()
+        for a, (batch, unread) in zip(starts, _started(loader), strict=True):
+            bad.update(unread)
+            if out is not None:
+                out[a : a + len(batch)] = batch.numpy()
             bar.update(len(batch))
-    return out
+    return out, bad
 
 
 class Stream:
@@ -152,19 +178,18 @@ class Stream:
     Parameters
     ----------
     paths : list of str
-    size : int
-        Side in pixels that images are decoded to.
+    how : Decoding
     device : torch.device
     workers : int
         Processes; 0: decode in this one.
     """
 
-    def __init__(self, paths: list[str], size: int, device: torch.device, workers: int):
+    def __init__(self, paths: list[str], how: Decoding, device: torch.device, workers: int):
         self._batches = _Batches()
         self._upload = Uploader(device)
         self._loader = _loader(
             paths,
-            size,
+            how,
             self._batches,
             workers,
             pin_memory=device.type == "cuda",
@@ -175,7 +200,6 @@ class Stream:
             atexit.register(_close, weakref.ref(self))
 
     num_bytes = 0
-    flips = False
 
     def close(self) -> None:
         """End the workers; the next pass would start new ones."""
@@ -183,9 +207,9 @@ class Stream:
 
     def _decoded(self, lists: list[list[int]]) -> Iterator[torch.Tensor]:
         self._batches.lists = lists
-        for batch in _started(self._loader):
-            if isinstance(batch, DataError):
-                raise batch
+        for batch, bad in _started(self._loader):
+            if bad:
+                raise refusal([message for _, message in bad])
             yield self._upload(batch)
 
     def train_batches(self, order, order_here, draws, parts, transform: BatchTransform) -> Iterator:
