@@ -164,6 +164,100 @@ def test_images_of_different_sizes_are_made_224(folder):
     assert build(folder, cache="none").image_size == 224
 
 
+@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+def test_validation_folders_have_three_names_and_test_is_kept_apart(folder, name):
+    (folder / "val").rename(folder / name)
+    d = build(folder)
+    assert d.val is None and d.test.num_samples == 9
+    assert f"images: 24 in train/ (train), 9 in {name}/ (test)" in d.notes
+    assert any("test images choose the best weights" in note for note in d.notes)
+    save(folder / "test" / "bee" / "0.png", seed=1)
+    d = build(folder)
+    assert (d.val.num_samples, d.test.num_samples) == (9, 1) and next(iter(d.test))[1].tolist() == [1]
+    assert any("validation images choose the best weights" in note for note in d.notes)
+    assert "no class folder in test/ for 'ant', 'cat'" in d.notes
+    with pytest.raises(data.DataError, match="leave --val-split out"):
+        build(folder, val_split=0.2)
+
+
+def test_two_validation_folders_are_one_too_many(folder):
+    (folder / "valid").mkdir()
+    with pytest.raises(data.DataError, match="val/ and valid/"):
+        build(folder)
+
+
+def test_files_left_out_are_counted_by_suffix(folder):
+    for name in ("ant/a.heic", "ant/b.HEIC", "bee/scan", "bee/.hidden"):
+        (folder / "train" / name).write_text("x")
+    save(folder / "val" / "loose.png")
+    notes = build(folder).notes
+    assert "left out of train/ for their suffix: 3 files (2 .heic, 1 without one)" in notes
+    assert "left out of val/: 1 images in no class folder" in notes
+    assert not [note for note in build(folder).notes if "suffix" in note and "val/" in note]
+
+
+def test_a_run_knows_its_classes_by_name(folder):
+    names = ["ant", "bee", "cat"]
+    assert build(folder, class_names=names).class_names == names
+    for wanted, says in (
+        (["ant", "bug", "cat"], "'bug' gone; 'bee' new"), (["ant", "bee"], "'cat' new"),
+        ([*names, "dog"], "'dog' gone"), (["bee", "ant", "cat"], "another order"),
+    ):  # fmt: skip
+        with pytest.raises(data.DataError, match=says):
+            build(folder, class_names=wanted)
+
+
+@pytest.mark.parametrize("bare", [False, True])
+def test_evaluation_needs_no_training_images_but_class_names(folder, bare):
+    wanted = batches(build(folder, mean=(0.5,) * 3, std=(0.2,) * 3))[-2:]
+    remove(folder / "train")
+    remove(folder / "val" / "ant")
+    wish = {"eval_only": True, "mean": (0.5,) * 3, "std": (0.2,) * 3}
+    place = folder / "val" if bare else folder
+    d = build(place, class_names=["ant", "bee", "cat"], **wish)
+    assert d.train is None and d.class_counts == [] and d.num_classes == 3
+    (images, labels), *_ = d.test
+    assert labels.tolist() == [1, 1, 1, 2, 2, 2]
+    assert torch.equal(images, torch.cat([x for x, _ in wanted])[-6:])
+    with pytest.raises(data.DataError, match="do not know their class names"):
+        build(place, **wish)
+    with pytest.raises(data.DataError, match=r"'bee' is in .*no 'bug': was it renamed"):
+        build(place, class_names=["bug", "cat"], **wish)
+    with pytest.raises(data.DataError, match="mean and std"):
+        build(place, class_names=["ant", "bee", "cat"], eval_only=True)
+
+
+def test_the_fingerprint_is_of_names_and_sizes_not_of_place_or_time(folder):
+    first = build(folder).fingerprint
+    for file in folder.rglob("*.png"):
+        os.utime(file, (1, 1))
+    moved = folder.rename(folder.parent / "elsewhere")
+    assert build(moved).fingerprint == first == build(moved, cache="none", val_split=0.2).fingerprint
+    file = moved / "train" / "ant" / "0.png"
+    file.write_bytes(file.read_bytes() + b"x")
+    longer = build(moved).fingerprint
+    file.rename(file.with_name("new.png"))
+    renamed = build(moved).fingerprint
+    (moved / "train" / "cat").rename(moved / "train" / "cow")
+    (moved / "val" / "cat").rename(moved / "val" / "cow")
+    assert len({first, longer, renamed, build(moved).fingerprint}) == 4
+
+
+def test_one_folder_has_one_name(folder, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    spellings = (
+        "folder:set",
+        "folder:set/",
+        "folder:./set",
+        "Folder:../" + folder.parent.name + "/set",
+        f"folder:{folder}",
+    )
+    assert {data.canonical_name(name) for name in spellings} == {f"folder:{os.path.realpath(folder)}"}
+    assert data.canonical_name("CIFAR_10") == "cifar10"
+    with pytest.raises(data.DataError, match="did you mean folder:set"):
+        data.canonical_name("set")
+
+
 def remove(path):
     for file in sorted(path.rglob("*"), reverse=True):
         file.rmdir() if file.is_dir() else file.unlink()

@@ -13,7 +13,7 @@ from torchvision.transforms import v2
 import data
 from data import labels as label_tools
 from data import plan, randaug
-from data.augment import BatchTransform, _crop_by_pixel, _crop_by_view, pad_of
+from data.augment import BatchTransform, _crop_by_pixel, _crop_by_run, _crop_by_view, pad_of
 from data.loaders import TestLoader, TrainLoader
 from data.stores import DeviceStore, HostStore
 
@@ -75,7 +75,7 @@ def test_augmented_batches_equal_a_per_image_reference(store):
     assert all(x.is_contiguous() for x, _ in batches)
 
 
-@pytest.mark.parametrize("way", [_crop_by_view, _crop_by_pixel])
+@pytest.mark.parametrize("way", [_crop_by_run, _crop_by_view, _crop_by_pixel])
 def test_every_way_to_crop_takes_the_same_pixels(way):
     padded = torch.from_numpy(some_images(20, side=20))
     index, top, left = torch.arange(19, -1, -1), torch.arange(20) % 5, torch.arange(20) % 4 + 1
@@ -274,3 +274,15 @@ def test_larger_images_than_stored_are_resized_a_batch_at_a_time_like_torchvisio
     wanted = v2.functional.resize(torch.from_numpy(images)[y], [32, 32], antialias=True)
     assert torch.equal(x, loader._transform.finish(wanted))
     assert next(iter(train_loader(images, size=32)))[0].shape == (16, 3, 32, 32)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4, 7])
+def test_all_ranks_cut_their_share_into_the_same_number_of_parts(world):
+    for size in range(2 * world, 80):
+        for accumulate in (1, 2, 4, 9):
+            parts = plan.parts(100, 100 + size, world, accumulate)
+            shares = [b - a for a, b in (plan.rank_part(100, 100 + size, r, world) for r in range(world))]
+            assert 1 <= parts <= accumulate and (min(shares) >= 2 * parts or parts == 1)
+            assert parts == accumulate or min(shares) < 2 * (parts + 1), "more would have fitted"
+    # 1,437 images by 128, 4 ranks: the last batch of 29 had 3, 3, 3 and 4 parts
+    assert plan.parts(1408, 1437, 4, 4) == 3
