@@ -16,12 +16,11 @@ from .augment import BatchTransform, pad_of, resize_squares
 from .errors import DataError, one_line
 from .images import evenly_spaced
 from .loaders import TestLoader, TrainLoader
-from .memory import choose_cache
 from .options import DataOptions
 from .ranks import one_process_a_machine_first
 from .registry import Dataset, resolve
 from .source import Request, Source, Split
-from .stores import DeviceStore, HostStore
+from .stores import DeviceStore, HostStore, choose_cache
 from .stream import Decoding, Stream, decode_all, refusal, usable_workers
 
 _IRREGULAR_SIZE = 224  # native size of sets whose images differ in size
@@ -331,7 +330,7 @@ def _parts(
         train = replace(train, labels=given)
     if test is None or not len(test):
         raise DataError("no test image can be read" if test is not None else "there are no test images")
-    if val is None:
+    if val is None and not options.eval_only:
         notes.append(
             "the test images choose the best weights: --val-split 0.1 keeps training images for that"
         )

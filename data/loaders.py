@@ -125,6 +125,10 @@ class TestLoader:
         starts = range(first, last, batch_size)
         self._parts = [(start, min(start + batch_size, last)) for start in starts]
 
+    def __bool__(self) -> bool:
+        """Always: a rank whose part is empty has a loader all the same (``data.val or data.test``)."""
+        return True
+
     def __len__(self) -> int:
         """Batches of this rank."""
         return len(self._parts)

@@ -23,8 +23,7 @@ from tqdm import tqdm
 from .augment import BatchTransform
 from .errors import DataError
 from .images import decode, strict_pillow
-from .memory import local_world_size
-from .stores import Uploader
+from .stores import Uploader, local_world_size
 
 _GRACE_S = 60  # that a worker lives on after SIGTERM
 _NAMED = 5  # bad files named in an error

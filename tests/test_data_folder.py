@@ -14,7 +14,7 @@ from PIL import Image
 from torchvision import transforms
 
 import data
-from data import diskcache, images, memory, stream
+from data import diskcache, images, stores, stream
 
 
 def save(path, side=(12, 12), mode="RGB", seed=0, **options):
@@ -385,11 +385,11 @@ def test_a_disk_that_fills_up_leaves_no_half_written_cache(folder, monkeypatch, 
     ],
 )  # fmt: skip
 def test_auto_takes_the_fastest_place_that_fits(monkeypatch, asked, in_files, free, got):
-    monkeypatch.setattr(memory, "available_host_memory", lambda: free)
-    assert memory.choose_cache(asked, torch.device("cpu"), 100, 100, in_files) == got
+    monkeypatch.setattr(stores, "available_host_memory", lambda: free)
+    assert stores.choose_cache(asked, torch.device("cpu"), 100, 100, in_files) == got
 
 
 def test_available_memory_is_found_and_shared_by_local_ranks(monkeypatch):
-    alone = memory.available_host_memory()
+    alone = stores.available_host_memory()
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert 1 << 20 < memory.available_host_memory() < alone
+    assert 1 << 20 < stores.available_host_memory() < alone

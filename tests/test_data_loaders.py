@@ -286,3 +286,10 @@ def test_all_ranks_cut_their_share_into_the_same_number_of_parts(world):
             assert parts == accumulate or min(shares) < 2 * (parts + 1), "more would have fitted"
     # 1,437 images by 128, 4 ranks: the last batch of 29 had 3, 3, 3 and 4 parts
     assert plan.parts(1408, 1437, 4, 4) == 3
+
+
+def test_a_rank_without_images_to_test_has_a_loader_all_the_same():
+    transform = BatchTransform(16, MEAN, STD, CPU)
+    store = DeviceStore(some_images(2), CPU, 16, False)
+    empty = TestLoader(store, torch.arange(2), transform, 4, rank=0, world_size=3)
+    assert empty and len(empty) == 0 and list(empty) == []
