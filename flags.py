@@ -10,6 +10,7 @@ import logreg
 from data import list_datasets
 from engine.cli import Parser, interval, number
 from engine.optim import OPTIMIZERS
+from losses import loss_names
 
 # Flags that say what to do with a run, and not what it is.
 NOT_OF_THE_RUN = {"resume", "eval_only", "list_nets", "quick"}
@@ -72,7 +73,7 @@ def train_parser(documentation: str = "Train an image classifier.\n\npython trai
     net("--list-nets", action="store_true", help="print the nets and their parameters, and exit")
 
     loss = parser.add_argument_group("loss (docs/losses.md)").add_argument
-    loss("--loss", type=str.lower, choices=("root", "rlo", "ce", "focal"), default="root",
+    loss("--loss", type=str.lower, choices=loss_names(), default="root",
          help="root: bounded, tolerates wrong labels; rlo: convex; ce: cross entropy; others to compare with")
     loss("--k", type=number(float, 0, above=True), default=3.0, help="the root, of root and rlo")
     loss("--m", type=number(float, 0, above=True), default=3.0, help="the scale, of root and rlo")

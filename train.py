@@ -3,258 +3,373 @@
 
 python train.py                                                   ViT on CIFAR-10, root loss, k = m = 3
 python train.py --dataset digits --net resnet18 --epochs 10       embedded data, half a minute on a CPU
-python train.py --dataset cifar100 --net Swin --k 8 --m 10
-python train.py --resume runs/cifar10-ViT-root-k3-m3-seed0        go on where a run stopped
-torchrun --nproc_per_node=8 train.py --dataset food-101           8 GPUs, one machine
+python train.py --dataset folder:my/images --net resnet18 --val-split 0.2
+python train.py --resume runs/cifar10-ViT-root-k3-m3-seed0        continue where a run stopped
+torchrun --nproc_per_node=8 train.py --dataset food-101 --bs 4096  8 GPUs, one machine
 """
 
 import sys
+import tempfile
 import time
-from contextlib import nullcontext
+from dataclasses import dataclass, field
 from importlib.util import find_spec
-from inspect import signature
 from pathlib import Path
-from types import SimpleNamespace
 
-# torch and everything that needs it is imported in main(), so that --help and mistakes answer at once.
-from common import EXIT_DIVERGED, EXIT_USAGE, UserError
-from engine.cli import fail
+# torch and everything that needs it is imported in functions, so that --help and mistakes answer at once.
+from common import EXIT_DIVERGED, UserError
+from data import DataOptions
+from engine.cli import fail, one_line_errors
 from flags import FREE_ON_RESUME, train_parser
 
 # Compiling takes a minute or so; --compile auto spends it only on runs that have the steps to earn it back.
 COMPILE_FROM_STEPS = 2000
+QUICK = 2  # steps, and test batches
+
+
+@dataclass
+class Job:
+    """What a training is made of, once it is built."""
+
+    args: object  # the flags
+    world: object  # engine.distributed.World: the processes
+    stop: object  # engine.stopping.Stop: whether a signal has come
+    data: object  # data.Data
+    trainer: object  # engine.trainer.Trainer: net, loss, optimiser
+    info: object  # models.ModelInfo: what best.pt says of its net
+    total_steps: int
+    saver: object = None  # engine.saver.Saver, once there is a run directory
+    progress: object = None  # engine.saver.Progress
+    notes: list[str] = field(default_factory=list)
+
+    def say(self, text):
+        """Print on one process."""
+        if self.world.is_main:
+            print(text, flush=True)
 
 
 def parse_args(argv=None):
     """The flags, and the names of those that were typed."""
     parser = train_parser(__doc__)
     args, typed = parser.parse_typed(argv)
-    for name in ("dataset", "net", "data_dir", "out", "run_name", "checkpoint", "resume"):
+    for name in ("dataset", "net", "data_dir", "out", "run_name", "checkpoint", "resume", "train_labels"):
         if name in typed and not getattr(args, name):  # an unset variable of the shell, as a rule
             parser.error(f"--{name.replace('_', '-')} is empty: give it a value, or leave it out")
+    if bool(args.train_labels) != bool(args.label_column):
+        parser.error("--train-labels FILE and --label-column NAME go together: give both")
+    if args.warmup and args.warmup >= args.epochs:
+        parser.error(f"--warmup {args.warmup:g} must be shorter than the {args.epochs} epochs of --epochs")
     return args, typed
 
 
 def main(argv=None):
     args, typed = parse_args(argv)
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
-    from data import DataError
+    with one_line_errors("train.py"):
+        try:
+            if args.list_nets:
+                list_nets()
+            elif args.quick:
+                with tempfile.TemporaryDirectory() as args.out:
+                    args.max_steps, args.cache = QUICK, args.cache if "cache" in typed else "none"
+                    train(args, typed)
+            else:
+                train(args, typed)
+        except (MemoryError, RuntimeError) as error:
+            explain(error)
+
+
+def explain(error):
+    """One line for what the device, not our code, cannot do; all else is raised again."""
     from engine.precision import is_out_of_memory
 
-    try:
-        if args.list_nets:
-            list_nets()
-        else:
-            train(args, typed)
-    except (UserError, DataError) as error:
-        fail(error, code=getattr(error, "exit_code", EXIT_USAGE))
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        reason = str(error).split("\n")[0][:200]
+    reason = str(error).split("\n")[0][:200]
+    if is_out_of_memory(error):
         fail(f"out of memory: try --accumulate 2 or more, a smaller --bs, --size or net ({reason})")
+    if "does not have a deterministic implementation" in reason:
+        fail(
+            f"--deterministic: {reason.split('.')[0]}; train on another --device, or without --deterministic"
+        )
+    raise error
 
 
 def train(args, typed):
     """One run, from the flags to the last line."""
     from engine.stopping import Stop
+    from engine.threads import FreeCores, set_threads
 
-    stop = Stop()  # from here on SIGTERM and SIGINT end with 143 and 130
+    stop, watch = Stop(), FreeCores()  # from here on SIGTERM and SIGINT end with 143 and 130
 
-    from engine.checkpoint import seed_everything
     from engine.distributed import World
-    from engine.meter import Diverged, Meter
-    from engine.run_directory import RunDirectory, find_run, take_flags_of
-    from engine.saver import Saver
+    from engine.meter import Diverged
+    from engine.run_directory import RunDirectory, find_run, read_config, run_name, take_flags_of
+    from models import net_facts
 
+    config = {}
     if args.wandb and not find_spec("wandb"):
         raise UserError("--wandb needs the package wandb: pip install wandb")
-    automatic = args.resume == "auto"
-    if args.resume and not automatic:
-        take_flags_of(args.resume, args, typed, FREE_ON_RESUME, train_parser(__doc__))
-    elif args.eval_only and (automatic or not args.checkpoint):
+    if args.resume not in ("", "auto"):
+        config = take_flags_of(args.resume, args, typed, FREE_ON_RESUME, train_parser(__doc__))
+    elif args.eval_only and not args.checkpoint:
         raise UserError("--eval-only needs weights to test: --resume RUN_DIR or --checkpoint FILE")
-    world = World(args.device)
+    name = run_name(vars(args))  # before the default learning rate is filled in
+    args.lr = args.lr or net_facts(args.net, args.pretrained).lr
+    if args.resume == "auto":
+        args.resume = str(find_run(args.out, vars(args)) or "")
+        if args.resume:
+            config = read_config(args.resume)
+            args.threads, args.compile = (config.get(n, getattr(args, n)) for n in ("threads", "compile"))
+    args.threads, why = set_threads(args.threads, watch)
+
+    world, directory, path = World(args.device), None, None
     try:
-        job = build(args, world)
+        if world.is_main and not args.eval_only:  # before the data, which may take minutes
+            new = (args.out, args.run_name, name)
+            directory = RunDirectory(args.resume) if args.resume else RunDirectory.create(*new)
+        path = Path(world.gather(str(directory.path) if directory else args.resume)[0])
+        job = build(args, typed, world, stop, config.get("data"))
+        job.say(f"threads {args.threads}{why}" if world.device.type == "cpu" else "")
         if args.eval_only:
-            loss, accuracy, ece = evaluate(job, Meter(world))
-            job.say(f"test loss {loss:.4f} · test accuracy {accuracy:.2f} % · calibration error {ece:.2f} %")
+            test(job, path if args.resume else None)
             return
-
-        run = None
-        if world.is_main:
-            new = (args.out, args.run_name, job.name)
-            old = find_run(args.out, vars(args)) if automatic else args.resume
-            run = RunDirectory(old) if old else RunDirectory.create(*new)
-        path = Path(world.gather(str(run.path) if run else "")[0])
-        job.saver = Saver(
-            path, job.net, job.optimizer, job.precision.scaler, job.meter, world, args.save_every
-        )
-        seed_everything(args.seed + world.rank)  # dropout draws other numbers in every process
-        job.progress = job.saver.restore()
-        if job.progress.step > job.total_steps:
-            raise UserError(f"--max-steps {args.max_steps} is behind the run, at step {job.progress.step}")
-        if run:
-            run.start(vars(args), job.progress.rows)
-        job.say(f"run     {path}, step {job.progress.step} of {job.total_steps}")
-
+        start(job, path, directory)
         with stop.deferred():
-            run_epochs(job, run, stop)
+            run_epochs(job, directory)
+            report = test(job, path)
+        if directory:
+            directory.draw()
         job.say(f"memory  {world.peak_memory():.2f} GiB at peak")
-        job.say(
-            f"best test accuracy {job.progress.best_acc:.2f} % at epoch {job.progress.best_epoch} · {path}"
-        )
+        best, of = job.progress, "validation" if job.data.val else "test"
+        end = f" · test accuracy {report['acc']:.2f} %" if job.data.val else ""
+        kept = "nothing is kept of --quick" if args.quick else path
+        job.say(f"best {of} accuracy {best.best_acc:.2f} % at epoch {best.best_epoch}{end} · {kept}")
     except Diverged as error:
         last = path / "last.pt"
         kept = f"{last} is from before" if last.exists() else "it came before the first checkpoint"
         hint = "try a smaller --lr, --warmup or --clip-grad"
         raise UserError(f"training diverged: {error}; {kept}; {hint}", EXIT_DIVERGED) from None
     finally:
+        if directory:
+            directory.close()
         world.close()
 
 
-def build(args, world):
-    """Data, net, loss and optimiser by name, and what else an epoch needs, as one namespace."""
+def build(args, typed, world, stop, known_data=None):
+    """Data, net, loss and optimiser by name, as the flags say."""
     import torch
 
     from data import build_data
     from engine.checkpoint import seed_everything
-    from engine.meter import Meter
+    from engine.identity import same_classes, same_data
     from engine.optim import build_optimizer
-    from engine.precision import Precision
-    from losses import LOSSES, build_loss
-    from models import build_model, count_parameters, default_image_size, is_transformer, load_checkpoint
+    from engine.precision import Precision, choose_kernels, why_not_compile
+    from engine.trainer import Trainer
+    from losses import build_loss, loss_parameters
+    from models import ModelInfo, build_model, count_parameters, freeze_all_but_head, net_facts, read_info
 
     seed_everything(args.seed)
-    if args.accumulate * 2 * world.size > args.bs:
+    choose_kernels(world.device, args.deterministic)
+    precision = Precision(world.device, args.amp)
+    if args.accumulate > 1 and args.accumulate * 2 * world.size > args.bs:
         raise UserError(
             f"--accumulate {args.accumulate} needs a --bs of {args.accumulate * 2 * world.size} or more: "
             f"two images in each part of each process's share, got {args.bs}"
         )
+    if args.bs < 2 * world.size:
+        raise UserError(f"--bs must be {2 * world.size} or more, two images a process, got {args.bs}")
     if args.sync_bn and world.device.type != "cuda":
         raise UserError("--sync-bn works on CUDA only: leave it out here")
-    loss_flags = {"k": args.k, "m": args.m, "alpha": args.alpha, "gamma": args.gamma}
-    loss_flags = {
-        name: loss_flags[name] for name in signature(LOSSES[args.loss]).parameters if name in loss_flags
-    }
-    try:
-        loss = build_loss(args.loss, **loss_flags, label_smoothing=args.label_smoothing)
-        size = args.size or default_image_size(args.net, pretrained=args.pretrained) or 0
-        data = build_data(
-            args.dataset, args.data_dir, size, args.bs, world.device,
-            augment=not args.noaug, randaug=args.randaug, label_noise=args.label_noise, cache=args.cache,
-            workers=args.workers, seed=args.seed, rank=world.rank, world_size=world.size,
-        )  # fmt: skip
-        net = build_model(
-            args.net, data.num_classes, data.image_size, args.patch, args.dimhead,
-            pretrained=args.pretrained, checkpoint=args.checkpoint or None,
-            load_weights=not args.eval_only and args.resume in ("", "auto"),
-        )  # fmt: skip
-        if args.eval_only:
-            load_checkpoint(
-                net, Path(args.resume) / "best.pt" if args.resume else args.checkpoint, new_head=False
-            )
-    except ValueError as error:
-        raise UserError(error) from None
 
-    # Convolutions are fastest where a pixel's channels lie together.
-    layout = torch.contiguous_format if is_transformer(net) else torch.channels_last
+    # What the net wants, or what it was trained with; else the data set's own.
+    best = Path(args.resume) / "best.pt" if args.resume and args.eval_only else args.checkpoint
+    info = read_info(best) if best else None
+    if info and args.eval_only:
+        for flag, value in (("net", info.net), ("patch", info.patch_size), ("dimhead", info.dim)):
+            if flag in typed and str(getattr(args, flag)) != str(value):
+                raise UserError(f"--{flag} {getattr(args, flag)} contradicts {best}, which has {value}")
+            setattr(args, flag, value)
+    wishes = info or net_facts(args.net, args.pretrained)
+    size = args.size or (
+        info.image_size if info and args.eval_only else wishes.native_size if not info else 0
+    )
+    options = DataOptions(
+        augment=not args.noaug, randaug=args.randaug, label_noise=args.label_noise,
+        label_noise_kind=args.label_noise_kind, train_labels=args.train_labels,
+        label_column=args.label_column, imbalance=args.imbalance, val_split=args.val_split,
+        skip_bad=args.skip_bad, cache=args.cache, workers=args.workers, seed=args.seed, rank=world.rank,
+        world_size=world.size, mean=wishes.mean, std=wishes.std, interpolation=wishes.interpolation,
+        crop_pct=wishes.crop_pct, eval_only=args.eval_only,
+    )  # fmt: skip
+    data = build_data(args.dataset, args.data_dir, size or 0, args.bs, world.device, options)
+    if info and args.eval_only:
+        same_classes(info.class_names, data.class_names, best)
+    elif known_data:
+        same_data(known_data, facts_of(data), args.dataset, args.resume)
+
+    loss_options = {name: getattr(args, name) for name in loss_parameters(args.loss) if hasattr(args, name)}
+    weight = None
+    if args.class_weights == "balanced":
+        counts = torch.tensor(data.class_counts, dtype=torch.float32)
+        weight = counts.sum() / (len(counts) * counts)
+    smoothing = {"label_smoothing": args.label_smoothing} if args.label_smoothing else {}
+    loss = build_loss(args.loss, **loss_options, **smoothing, weight=weight).to(world.device)
+    if args.k_end:
+        if not hasattr(loss, "anneal"):
+            raise UserError(f"--k-end moves the k of root and rlo; --loss {args.loss} has none")
+        loss.anneal(args.k)
+
+    net = build_model(
+        args.net, data.num_classes, data.image_size, args.patch, args.dimhead,
+        pretrained=args.pretrained, checkpoint=best or None,
+        load_weights=args.eval_only or not args.resume, new_head=not args.eval_only,
+    )  # fmt: skip
+    if args.freeze:
+        freeze_all_but_head(net)
     if args.sync_bn:
         net = torch.nn.SyncBatchNorm.convert_sync_batchnorm(net)
+    channels_last = net_facts(args.net).channels_last
+    layout = torch.channels_last if channels_last else torch.contiguous_format
     net.to(world.device, memory_format=layout)
-    args.lr = args.lr or (1e-4 if is_transformer(net) else 1e-3)
-    optimizer = build_optimizer(args.opt, net.parameters(), args.lr, args.weight_decay, world.device)
-    precision = Precision(world.device, mixed=args.amp != "off")
+    learning = [p for p in net.parameters() if p.requires_grad]
+    optimizer = build_optimizer(args.opt, learning, args.lr, args.weight_decay, world.device)
 
-    def forward(module, images, labels):
-        images = images.contiguous(memory_format=layout)
-        with precision.autocast():
-            logits = module(images)
-            return loss(logits, labels), logits
-
-    total_steps = args.epochs * len(data.train)
+    total_steps = args.epochs * len(data.train) if data.train else 0
     total_steps = min(total_steps, args.max_steps or total_steps)
     worth_it = world.device.type == "cuda" and total_steps >= COMPILE_FROM_STEPS and not args.eval_only
-    compiled = args.compile == "on" or (args.compile == "auto" and worth_it)
+    notes = [*data.notes]
+    if args.compile == "on" or (args.compile == "auto" and worth_it):
+        why_not = why_not_compile(world.device)
+        if why_not and args.compile == "on":
+            raise UserError(f"--compile on: torch.compile does not work here ({why_not})")
+        notes += [f"not compiled, torch.compile does not work here ({why_not})"] if why_not else []
+        args.compile = "off" if why_not else "on"
+    else:
+        args.compile = "off"  # a resumed run computes as it has begun
 
-    say = print if world.is_main else (lambda *_: None)
-    say(f"data    {data.description}")
-    say(f"net     {args.net}, {count_parameters(net):,} parameters")
-    say(f"loss    {loss}")
-    say(f"device  {world.size} × {world.device.type}, {precision}{', compiled' if compiled else ''}")
-    name = [
-        args.dataset.rpartition("/")[2],
-        args.net,
-        args.loss,
-        *(f"{f}{v:g}" for f, v in loss_flags.items()),
-    ]
-    return SimpleNamespace(
-        args=args, world=world, say=say, name="-".join([*name, f"seed{args.seed}"]),
-        data=data, net=net, module=world.wrap(net), forward=forward,
-        train_forward=torch.compile(forward) if compiled else forward,
-        optimizer=optimizer, precision=precision, total_steps=total_steps, meter=Meter(world),
+    trainer = Trainer(
+        net, loss, optimizer, world, precision, channels_last=channels_last, accumulate=args.accumulate,
+        clip_grad=args.clip_grad, ema=args.ema, compiled=args.compile == "on",
     )  # fmt: skip
+    if not (info and args.eval_only):
+        info = ModelInfo(
+            net=args.net, patch_size=args.patch, dim=args.dimhead, num_classes=data.num_classes,
+            image_size=data.image_size, mean=data.mean, std=data.std, interpolation=data.interpolation,
+            crop_pct=data.crop_pct, class_names=data.class_names, loss=args.loss, loss_options=loss_options,
+            logit_scale=getattr(loss, "logit_scale", 1.0), dataset=args.dataset, fingerprint=data.fingerprint,
+        )  # fmt: skip
+    job = Job(args, world, stop, data, trainer, info, total_steps)
+    ignored = [f"--{n}" for n in ("k", "m", "alpha", "gamma") if n in typed and n not in loss_options]
+    notes += [f"{' and '.join(ignored)} ignored: --loss {args.loss} has none"] if ignored else []
+    job.say(f"data    {data.description}")
+    for note in notes:
+        job.say(f"note    {note}")
+    smoothed = f", label smoothing {args.label_smoothing:g}" if args.label_smoothing else ""
+    shown = " ".join(f"{name}={value:g}" for name, value in loss_options.items())
+    job.say(f"net     {args.net}, {count_parameters(net):,} parameters{' learn' if args.freeze else ''}")
+    job.say(f"loss    {args.loss} {shown}{smoothed}{f', to k={args.k_end:g}' if args.k_end else ''}")
+    compiled = ", compiled" if args.compile == "on" else ""
+    job.say(f"device  {world.size} × {world.device.type}, {precision}{compiled}")
+    return job
 
 
-def run_epochs(job, run, stop):
+def facts_of(data):
+    """What config.json says of the data, for whoever continues the run or compares it."""
+    return {
+        "fingerprint": data.fingerprint,
+        "class_names": data.class_names,
+        "training": sum(data.class_counts),
+        "test": data.test.num_samples,
+        "wrong_labels": data.wrong_labels,
+    }
+
+
+def start(job, path, directory):
+    """From where the run stands: its checkpoint, or the beginning."""
+    from engine.checkpoint import seed_everything
+    from engine.saver import Saver
+    from models import save_safetensors
+
+    args = job.args
+
+    def publish(best, content):
+        save_safetensors(best.with_name(best.name.replace("best", "model")).with_suffix(".safetensors"),
+                         content["model"], job.info)  # fmt: skip
+
+    job.saver = Saver(path, job.trainer, job.info.to_dict(), args.save_every, publish)
+    seed_everything(args.seed, job.world.rank)  # dropout draws other numbers in every process
+    job.progress = job.saver.restore()
+    if job.progress.step > job.total_steps:
+        raise UserError(f"--max-steps {args.max_steps} is behind the run, at step {job.progress.step}")
+    if directory:
+        directory.start(vars(args), {"data": facts_of(job.data)}, job.progress.rows)
+    job.say(f"run     {path}, step {job.progress.step} of {job.total_steps}")
+
+
+def run_epochs(job, directory):
     """Train, test and write a row, epoch after epoch, until the steps are done."""
-    from engine.meter import Meter
-
-    progress = job.progress
+    args, progress, trainer, world = job.args, job.progress, job.trainer, job.world
+    chooser = "val" if job.data.val else "test"
     while progress.step < job.total_steps or progress.batch:  # batch: of an epoch that has no row yet
-        train_loss, train_acc, images = train_one_epoch(job, stop)
+        if args.patience and progress.epoch - progress.best_epoch >= args.patience and not progress.batch:
+            job.say(f"no better accuracy in {args.patience} epochs: --patience ends the run")
+            break
+        train_loss, train_acc, images = train_one_epoch(job)
         train_seconds = progress.seconds
-        start = time.perf_counter()
-        test_loss, test_acc, test_ece = evaluate(job, Meter(job.world))
+        began = time.perf_counter()
+        scores = evaluate(job, job.data.val or job.data.test)
         row = {
             "epoch": progress.epoch + 1,
             "step": progress.step,
             "train_loss": train_loss,
             "train_acc": train_acc,
-            "test_loss": test_loss,
-            "test_acc": test_acc,
-            "lr": job.optimizer.param_groups[0]["lr"],
-            "epoch_seconds": train_seconds + time.perf_counter() - start,
-            "images_per_second": images / train_seconds,
-            "test_ece": test_ece,
+            "lr": trainer.optimizer.param_groups[0]["lr"],
+            **{f"{chooser}_{name}": value for name, value in scores.items()},
         }
+        if trainer.averaged is not None:
+            of_average = evaluate(job, job.data.val or job.data.test, averaged=True)
+            if of_average["acc"] > max([r["ema_acc"] for r in progress.rows], default=-1):
+                job.saver.keep_best(of_average["acc"], row["epoch"], averaged=True)
+            row |= {f"ema_{name}": of_average[name] for name in ("loss", "acc")}
+        row["epoch_seconds"] = train_seconds + time.perf_counter() - began
+        row["images_per_second"] = images / train_seconds
         progress.rows.append(row)
-        if test_acc > progress.best_acc:
-            progress.best_acc, progress.best_epoch = test_acc, row["epoch"]
-            job.saver.keep_best(test_acc, row["epoch"])
+        if scores["acc"] > progress.best_acc:
+            progress.best_acc, progress.best_epoch = scores["acc"], row["epoch"]
+            job.saver.keep_best(scores["acc"], row["epoch"])
         if progress.batch == len(job.data.train):  # and not ended early by --max-steps
             progress.epoch, progress.batch, progress.seconds = progress.epoch + 1, 0, 0.0
-            job.meter.reset()
+            trainer.meter.reset()
         due = job.saver.due(progress.step) or progress.step == job.total_steps
-        stopping, saving = job.world.any(stop.requested, due)
+        stopping, saving = world.any(job.stop.requested, due)
         if stopping or saving:
             job.saver.save(progress)
-        if run:
-            run.record(progress.rows)
+        if directory:
+            directory.record(progress.rows)
         if stopping:
-            leave(job, stop)
+            leave(job)
         if progress.step == job.total_steps:
             break  # --max-steps may end within an epoch
 
 
-def train_one_epoch(job, stop):
+def train_one_epoch(job):
     """What is left of the epoch under way. Returns mean loss, accuracy in percent and images of all of it."""
-    import torch
     from tqdm import tqdm
 
-    from engine.meter import NEVER
-    from engine.optim import learning_rate, set_learning_rate
+    from engine.meter import NEVER, PEEK_EVERY
+    from engine.mixing import Mixing
+    from engine.optim import learning_rate
+    from engine.trainer import linear_in_inverse
 
-    args, progress, batches = job.args, job.progress, job.data.train
-    optimizer, scaler, world = job.optimizer, job.precision.scaler, job.world
+    args, progress, trainer, world = job.args, job.progress, job.trainer, job.world
+    batches, meter = job.data.train, trainer.meter
     warmup_steps = round(args.warmup * len(batches))
+    mix = (
+        Mixing(args.mixup, args.cutmix, job.data.num_classes, args.seed)
+        if args.mixup or args.cutmix
+        else None
+    )
+    k_at = linear_in_inverse(args.k, args.k_end) if args.k_end else None
     bad_step, stopping = NEVER, False
-    job.net.train()
+    trainer.train_mode()
     # A run that was stopped after the last step of an epoch has no batch left, only the row to write.
-    before = max(0, progress.step - 1)
-    set_learning_rate(optimizer, learning_rate(before, args.lr, job.total_steps, warmup_steps))
     batches.set_epoch(progress.epoch, progress.batch if progress.step < job.total_steps else len(batches))
     bar = tqdm(
         total=len(batches), initial=progress.batch, desc=f"epoch {progress.epoch + 1}/{args.epochs}",
@@ -262,81 +377,118 @@ def train_one_epoch(job, stop):
     )  # fmt: skip
     began = time.perf_counter() - progress.seconds
     for images, labels in batches:
-        set_learning_rate(optimizer, learning_rate(progress.step, args.lr, job.total_steps, warmup_steps))
+        step = progress.step
+        if k_at:
+            trainer.loss.anneal(k_at(step / max(1, job.total_steps - 1)))
+        images, target = mix(images, labels, step) if mix else (images, labels)
+        lr = learning_rate(step, args.lr, job.total_steps, warmup_steps)
         whole_batch = min(args.bs, batches.num_samples - progress.batch * args.bs)
-        parts = max(1, min(args.accumulate, len(labels) // 2))  # batch norm needs two images
-        pairs = zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True)
-        for part, (some_images, some_labels) in enumerate(pairs, 1):
-            with nullcontext() if part == parts else world.unsynchronised(job.module):
-                loss, logits = job.train_forward(job.module, some_images, some_labels)
-                # DDP averages over processes, however uneven their shares: make it the whole batch's mean.
-                scaler.scale(loss * (len(some_labels) * world.size / whole_batch)).backward()
-            job.meter.update(loss, logits, some_labels, progress.step + 1)
-        if args.clip_grad:
-            scaler.unscale_(optimizer)
-            torch.nn.utils.clip_grad_norm_(job.net.parameters(), args.clip_grad)
-        if not scaler.is_enabled():  # float16's scaler steps over infinite gradients: that is no divergence
-            gradients = [p.grad for p in job.net.parameters() if p.grad is not None]
-            job.meter.watch(torch.nn.utils.get_total_norm(gradients), progress.step + 1)
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad()
+        trainer.step(images, labels, target, step + 1, lr, whole_batch)
         progress.batch += 1
         progress.step += 1
         bar.update()
-        if progress.step % 20 == 0:
-            mean_loss, accuracy, bad_step = job.meter.peek()
+        if progress.step % PEEK_EVERY == 0 or progress.batch == 1:
+            mean_loss, accuracy, bad_step = meter.peek()
             bar.set_postfix_str(f"loss {mean_loss:.4f}, accuracy {accuracy:.1f} %", refresh=False)
 
-        diverged, stopping, saving = world.any(bad_step < NEVER, stop.requested, job.saver.due(progress.step))
+        diverged = bad_step < NEVER
+        diverged, stopping, saving = world.any(diverged, job.stop.requested, job.saver.due(progress.step))
         if (stopping or saving) and not diverged:
             progress.seconds = time.perf_counter() - began
             job.saver.save(progress)
         if stopping or diverged or progress.step == job.total_steps:
             break
     bar.close()
-    job.meter.check()
+    meter.check()
     if stopping:
-        leave(job, stop)
-    world.share_buffers(job.net)
-    results = job.meter.read()
+        leave(job)
+    world.share_buffers(trainer.net)
+    results = meter.read()
     progress.seconds = time.perf_counter() - began
     return results
 
 
-def evaluate(job, meter):
-    """Mean loss, accuracy and expected calibration error, both in percent, on the test set."""
+def evaluate(job, batches, averaged=False, keep=False):
+    """Scores of the net, or of the moving average of its weights, on a loader of test images.
+
+    A signal ends it between two batches: the checkpoint then says that the epoch has no row yet, and the run
+    tests again when it continues.
+    """
     import torch
+    from tqdm import tqdm
 
-    from engine.calibration import Calibration
+    from engine.scores import Scores
 
-    calibration = Calibration(job.world)
-    job.net.eval()
+    world, trainer, data = job.world, job.trainer, job.data
+    scale = getattr(trainer.loss, "logit_scale", job.info.logit_scale)
+    scores = Scores(world, data.num_classes, scale, keep)
+    counts = torch.tensor(data.class_counts or [1] * data.num_classes, device=world.device)
+    rarest = torch.argsort(counts, stable=True)[: max(1, data.num_classes // 3)]
+    rare = torch.zeros(data.num_classes, dtype=torch.bool).index_fill_(0, rarest.cpu(), True)
+    length = max(world.gather(len(batches)))  # processes may have one batch more or less, and agree at each
+    length = min(length, QUICK) if job.args.quick else length
+    remaining = iter(batches)
+    trainer.test_mode()
     with torch.inference_mode():
-        for step, (images, labels) in enumerate(job.data.test):
-            loss, logits = job.forward(job.net, images, labels)
-            meter.update(loss, logits, labels, step)
-            calibration.update(logits, labels)
-    mean_loss, accuracy, _ = meter.read()
-    return mean_loss, accuracy, calibration.read()
+        for _ in tqdm(
+            range(length), desc="test", unit="batch", leave=False, disable=None if world.is_main else True
+        ):
+            batch = next(remaining, None)
+            if batch is not None:
+                loss, logits = trainer.test(*batch, averaged)
+                scores.update(loss, logits, batch[1])
+            if world.any(job.stop.requested)[0]:
+                leave(job, save=True)
+    job.outputs = scores.outputs() if keep else None
+    return scores.read(rare if len(set(data.class_counts or [])) > 1 else None)
 
 
-def leave(job, stop):
-    """After the save that a signal asked for: say how to go on, and end with the signal's exit code."""
-    path = job.saver.directory
-    job.say(f"stopped at step {job.progress.step} of {job.total_steps}; go on with --resume {path}")
-    sys.exit(stop.exit_code or 143)  # another process may have had the signal
+def test(job, path):
+    """Test the best weights for the report: the only look at the test set where a validation set chose."""
+    from engine.report import write_report
+    from models import load_checkpoint
+
+    if job.saver is not None and (path / "best.pt").exists():
+        load_checkpoint(job.trainer.net, path / "best.pt", new_head=False)
+    scores = evaluate(job, job.data.test, keep=True)
+    if path and job.world.is_main:
+        logits, labels = job.outputs
+        scale = job.info.logit_scale
+        write_report(
+            path, logits.float().softmax(1).numpy(), (scale * logits.float()).softmax(1).numpy(),
+            labels.numpy(), job.data.class_names, job.data.test_paths,
+        )  # fmt: skip
+    if job.saver is None:
+        job.say(
+            f"test loss {scores['loss']:.4f} · test accuracy {scores['acc']:.2f} % · "
+            f"calibration error {scores['ece']:.2f} %"
+        )
+    return scores
+
+
+def leave(job, save=False):
+    """A signal has come: save if that is still to do, say how to continue, and end with its exit code."""
+    path, code = (
+        job.saver and job.saver.directory,
+        job.stop.exit_code or 143,
+    )  # another process may have had it
+    if job.saver is None:
+        sys.exit(code)
+    if save:
+        job.saver.save(job.progress)
+    job.say(f"stopped at step {job.progress.step} of {job.total_steps}; continue with --resume {path}")
+    sys.exit(code)
 
 
 def list_nets():
     """Print the nets with their parameters, at 10 classes and the size they have of their own, or 32 px."""
     import torch
 
-    from models import build_model, count_parameters, default_image_size, list_models
+    from models import build_model, count_parameters, list_models, net_facts
 
     print(f"{'net':<14}{'parameters':>12}  at 10 classes, 32 px, patch 4")
     for name in list_models():
-        size = default_image_size(name)
+        size = net_facts(name).native_size
         with torch.device("meta"):
             net = build_model(name, 10, size or 32)
         print(f"{name:<14}{count_parameters(net):>12,}{f'  at {size} px' if size else ''}")

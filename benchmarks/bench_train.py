@@ -11,28 +11,27 @@ contiguous tensors, torch.optim.Adam as it comes, and the loss and the accuracy 
 step. Its nets are ours, so this compares loops; published ViTs write out their attention and are slower.
 """
 
-import contextlib
-import io
 import json
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 from bench_data import PilImages, published_loader, published_transform
 from measure import Column, parser, prepare, register_random_images, report, seconds
 from torch.utils.flop_counter import FlopCounterMode
 
-import train
 from common import UserError
-from data import DATASETS
+from data import DATASETS, build_data
 from data.source import Request
 from engine.cli import fail, number
 from engine.distributed import World
-from engine.saver import Progress
-from losses import build_loss
-from models import build_model
+from engine.meter import PEEK_EVERY
+from engine.optim import build_optimizer
+from engine.precision import Precision, choose_kernels
+from engine.trainer import Trainer
+from losses import build_loss, loss_names
+from models import build_model, net_facts
 
 PROG = "bench_train.py"
 NETS = ["vit", "vit_small", "resnet18", "vgg19", "swin", "cait"]
@@ -41,7 +40,7 @@ NETS = ["vit", "vit_small", "resnet18", "vgg19", "swin", "cait"]
 def parse_args(argv=None):
     p = parser(PROG, __doc__)
     p.add_argument("--nets", nargs="+", default=NETS, metavar="NET", help="names of train.py --list-nets")
-    p.add_argument("--loss", choices=("root", "rlo", "ce", "focal"), default="root", help="of both loops")
+    p.add_argument("--loss", choices=loss_names(), default="root", help="of both loops")
     p.add_argument("--bs", type=number(int, 2), metavar="N", help="images a step (default: 512, on a CPU 32)")
     p.add_argument("--size", type=number(int, 8), default=32, metavar="PX", help="of the images")
     p.add_argument("--steps", type=number(int, 2), metavar="N", help="in a turn (default: 50, on a CPU 4)")
@@ -51,39 +50,28 @@ def parse_args(argv=None):
     return p.parse_args(argv)
 
 
-class Resident:
-    """The same batch again and again: a loader that costs nothing."""
-
-    def __init__(self, batch, steps):
-        self.batch, self.steps, self.num_samples = batch, steps, steps * len(batch[1])
-
-    def __len__(self):
-        return self.steps
-
-    def __iter__(self):
-        return iter([self.batch] * self.steps)
-
-    def set_epoch(self, epoch, start_batch=0):
-        """No epoch differs."""
+def our_trainer(args, net, device):
+    """A trainer as train.py makes one with its default flags."""
+    facts = net_facts(net)
+    model = build_model(net, 10, args.size)
+    model.to(device, memory_format=torch.channels_last if facts.channels_last else torch.contiguous_format)
+    choose_kernels(device, deterministic=False)
+    optimizer = build_optimizer("adam", model.parameters(), facts.lr, 0.0, device)
+    return Trainer(
+        model, build_loss(args.loss), optimizer, World(args.device), Precision(device),
+        channels_last=facts.channels_last, compiled=args.compile == "on",
+    )  # fmt: skip
 
 
-def our_job(args, net):
-    """What train.py makes of its flags, ready for ``train_one_epoch``, and its training batches."""
-    flags = ["--dataset", "random", "--net", net, "--bs", args.bs, "--size", args.size, "--loss", args.loss]
-    flags += ["--device", args.device, "--compile", args.compile]
-    parsed, _ = train.parse_args([str(flag) for flag in flags])
-    with contextlib.redirect_stdout(io.StringIO()):
-        job = train.build(parsed, World(args.device))
-    job.saver = SimpleNamespace(due=lambda step: False)
-    job.progress = Progress()
-    return job, job.data.train
-
-
-def our_epoch(job, batches):
-    """train.py's epoch over `batches`."""
-    job.data = SimpleNamespace(train=batches)
-    job.progress.batch, job.progress.seconds = 0, 0.0
-    train.train_one_epoch(job, SimpleNamespace(requested=False))
+def our_epoch(trainer, batches):
+    """An epoch over `batches`, as train.py's without its progress bar, saves and signals."""
+    trainer.train_mode()
+    for step, (images, labels) in enumerate(batches, 1):
+        trainer.step(images, labels, labels, step, 1e-4, len(labels))
+        if step % PEEK_EVERY == 0:
+            trainer.meter.peek()
+    trainer.meter.check()
+    trainer.meter.reset()
 
 
 class Baseline:
@@ -128,12 +116,12 @@ class Baseline:
         return total_loss, correct / seen
 
 
-def count_flops(job, batch):
+def count_flops(trainer, batch):
     """Floating-point operations of matrix products, convolutions and attention in one step."""
+    images, labels = batch
     with FlopCounterMode(display=False) as counter:
-        loss, _ = job.forward(job.net, *batch)
-        loss.backward()
-    job.optimizer.zero_grad()
+        trainer.step(images, labels, labels, 1, 0.0, len(labels))
+    trainer.meter.reset()
     return counter.get_total_flops()
 
 
@@ -146,23 +134,23 @@ def matmul_rate(device, dtype):
 
 def measure(args, net):
     """The row of one net; its loops take turns."""
-    job, batches = our_job(args, net)
-    device = job.world.device
+    device = torch.device(args.device)
+    batches = build_data("random", "", args.size, args.bs, device).train
+    trainer = our_trainer(args, net, device)
     batch = next(iter(batches))
-    our_epoch(job, Resident(batch, 2))  # compiles and warms up
-    memory = job.world.peak_memory()
-    flops = count_flops(job, batch)
-    multiply, multiply_flops = matmul_rate(
-        device, job.precision.half if job.precision.mixed else torch.float32
-    )
-    baseline = Baseline(args, net, job.args.lr, device)
+    our_epoch(trainer, [batch] * 2)  # compiles and warms up
+    memory = trainer.world.peak_memory()
+    flops = count_flops(trainer, batch)
+    precision = trainer.precision
+    multiply, multiply_flops = matmul_rate(device, precision.half if precision.mixed else torch.float32)
+    baseline = Baseline(args, net, net_facts(net).lr, device)
     baseline.epoch([batch] * 2)
 
     times = {"ours": [], "compute": [], "baseline": [], "matmul": []}
     for _ in range(args.rounds):
-        times["ours"].append(seconds(our_epoch, device, job, batches))
+        times["ours"].append(seconds(our_epoch, device, trainer, batches))
         times["baseline"].append(baseline.turn())
-        times["compute"].append(seconds(our_epoch, device, job, Resident(batch, args.steps)))
+        times["compute"].append(seconds(our_epoch, device, trainer, [batch] * args.steps))
         times["matmul"] += [seconds(multiply, device) for _ in range(5)]
     spent = {name: min(values) for name, values in times.items()}
     images, peak = args.bs * args.steps, multiply_flops / min(times["matmul"])

@@ -2,10 +2,13 @@
 
 import argparse
 import math
+import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from common import EXIT_USAGE, did_you_mean
+from common import EXIT_USAGE, UserError, did_you_mean
 
 
 class Parser(argparse.ArgumentParser):
@@ -72,6 +75,25 @@ def fail(message: object, prog: str = "train.py", code: int = EXIT_USAGE) -> Non
     """Print one line on stderr and exit with `code`."""
     print(f"{prog}: error: {' '.join(str(message).split())}", file=sys.stderr)
     sys.exit(code)
+
+
+@contextmanager
+def one_line_errors(prog: str) -> Iterator[None]:
+    """Users' mistakes become one line and their exit code; all else keeps its traceback.
+
+    A reader that closes our output (``| head -1``) ends the program with one line too, and exit code 141 as a
+    shell would have it.
+    """
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
+    try:
+        yield
+        sys.stdout.flush()
+    except UserError as error:
+        fail(error, prog, error.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to flush goes there
+        fail("nobody reads the output any more (a closed pipe)", prog, 141)
 
 
 def interval(text: str) -> str:

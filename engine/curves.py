@@ -1,13 +1,17 @@
 """curves.png: loss and accuracy over the epochs, training and test."""
 
 import io
+import math
 from pathlib import Path
 
-from common import write_atomically
+from common import OKABE_ITO, write_atomically
 
-# Okabe & Ito's blue and vermilion: told apart by everyone, and in grey print by their dashes.
-TRAIN = {"color": "#0072B2", "linestyle": "--", "label": "training"}
-TEST = {"color": "#D55E00", "linestyle": "-", "label": "test"}
+# Told apart by everyone, and in grey print by their dashes.
+TRAIN = {"color": OKABE_ITO[1], "linestyle": "--", "label": "training"}
+TEST = {"color": OKABE_ITO[2], "linestyle": "-", "label": "test"}
+VAL = TEST | {"label": "validation"}
+EMA = {"color": OKABE_ITO[3], "linestyle": "-.", "label": "moving average"}
+SPLITS = {"train": TRAIN, "test": TEST, "val": VAL, "ema": EMA}
 
 
 def draw_curves(rows: list[dict], path: Path, title: str) -> None:
@@ -23,8 +27,10 @@ def draw_curves(rows: list[dict], path: Path, title: str) -> None:
     for axes, quantity, unit in zip(
         figure.subplots(1, 2), ("loss", "acc"), ("loss", "accuracy (%)"), strict=True
     ):
-        for split, style in (("train", TRAIN), ("test", TEST)):
-            axes.plot(epochs, [row[f"{split}_{quantity}"] for row in rows], marker=marker, ms=3, **style)
+        for split, style in SPLITS.items():
+            if f"{split}_{quantity}" in rows[-1]:
+                values = [row.get(f"{split}_{quantity}", math.nan) for row in rows]
+                axes.plot(epochs, values, marker=marker, ms=3, **style)
         axes.set(xlabel="epoch", ylabel=unit)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)

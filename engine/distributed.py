@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from contextlib import nullcontext
 from datetime import timedelta
 
@@ -10,6 +11,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from common import UserError
+
+PEERS_TIMEOUT = 600  # seconds
 
 
 class World:
@@ -33,13 +36,17 @@ class World:
     """
 
     def __init__(self, device: str = "auto") -> None:
-        self.rank = int(os.environ.get("RANK", 0))
-        self.size = int(os.environ.get("WORLD_SIZE", 1))
-        self.device = _pick_device(device, int(os.environ.get("LOCAL_RANK", 0)))
+        self.rank, self.size, local_rank = _who_is_who()
+        self.device = _pick_device(device, local_rank)
         self._host_group = None
         if self.size > 1:
             on_gpu = self.device.type == "cuda"
-            dist.init_process_group("nccl" if on_gpu else "gloo", timeout=timedelta(minutes=10))
+            # torchrun has brought its processes together itself
+            alone = "TORCHELASTIC_RUN_ID" not in os.environ
+            rank, size = self.rank, self.size
+            who = {"store": _meet(rank, size), "rank": rank, "world_size": size} if alone else {}
+            timeout = timedelta(minutes=10)
+            dist.init_process_group("nccl" if on_gpu else "gloo", timeout=timeout, **who)
             # Host-side agreements go over gloo, so that they never wait for the GPU.
             self._host_group = dist.new_group(backend="gloo") if on_gpu else dist.group.WORLD
 
@@ -71,7 +78,7 @@ class World:
         return x
 
     def share_buffers(self, net: torch.nn.Module) -> None:
-        """Give all processes rank 0's running statistics, which DDP does only before a training step."""
+        """Give all processes rank 0's running statistics; training steps do not read them, tests do."""
         if self.size > 1:
             for buffer in net.buffers():
                 dist.broadcast(buffer, 0)
@@ -82,7 +89,10 @@ class World:
             return net
         on_gpu = self.device.type == "cuda"
         wrapped = torch.nn.parallel.DistributedDataParallel(
-            net, device_ids=[self.device.index] if on_gpu else None, gradient_as_bucket_view=True
+            net,
+            device_ids=[self.device.index] if on_gpu else None,
+            gradient_as_bucket_view=True,
+            broadcast_buffers=False,  # see share_buffers
         )
         if not on_gpu and self.size > 2:
             wrapped.register_comm_hook(self.size, _mean_in_order_of_rank)
@@ -106,6 +116,66 @@ class World:
     def close(self) -> None:
         if dist.is_available() and dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _who_is_who() -> tuple[int, int, int]:
+    """RANK, WORLD_SIZE and LOCAL_RANK.
+
+    Raises
+    ------
+    UserError
+        If one of several processes lacks a variable that torchrun would have set, or has a senseless one.
+    """
+    given = {name: os.environ.get(name, "") for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK")}
+    size = given["WORLD_SIZE"] or "1"
+    if size != "1":
+        needed = ("RANK", "MASTER_ADDR", "MASTER_PORT")
+        missing = [name for name in needed if not os.environ.get(name)]
+        if missing:
+            raise UserError(
+                f"WORLD_SIZE={size} without {', '.join(missing)}: start several processes with torchrun, or "
+                "unset WORLD_SIZE"
+            )
+    try:
+        rank, size, local_rank = int(given["RANK"] or 0), int(size), int(given["LOCAL_RANK"] or 0)
+        if not 0 <= rank < size or local_rank < 0:
+            raise ValueError
+    except ValueError:
+        shown = " ".join(f"{name}={value}" for name, value in given.items() if value)
+        raise UserError(f"{shown} is not a process among others: start them with torchrun") from None
+    return rank, size, local_rank
+
+
+def _meet(rank: int, size: int) -> dist.Store:
+    """Wait for the other processes, in a way that a signal ends; torch's own does not hear signals.
+
+    Raises
+    ------
+    UserError
+        If one is missing after ``PEERS_TIMEOUT`` seconds.
+    """
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    deadline, told, store, missing = time.monotonic() + PEERS_TIMEOUT, time.monotonic() + 10, None, [0]
+    while time.monotonic() < deadline:
+        try:
+            if store is None:
+                patience = timedelta(seconds=2)
+                store = dist.TCPStore(host, port, size, rank == 0, patience, wait_for_workers=False)
+                store.set(f"here {rank}", "")
+            missing = [r for r in range(size) if not store.check([f"here {r}"])]
+        except (dist.DistError, RuntimeError):  # rank 0 is not there yet
+            missing = [0]
+        if not missing:
+            store.set_timeout(timedelta(minutes=10))
+            return dist.PrefixStore("training", store)
+        if time.monotonic() > told:
+            print(f"process {rank} waits for {', '.join(map(str, missing))} of {size}", flush=True)
+            told = deadline
+        time.sleep(0.1)
+    raise UserError(
+        f"process {', '.join(map(str, missing))} of {size} did not come within {PEERS_TIMEOUT} s: start all "
+        "with the same MASTER_ADDR and MASTER_PORT, or use torchrun"
+    )
 
 
 def _mean_in_order_of_rank(size: int, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:

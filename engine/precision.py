@@ -1,6 +1,10 @@
-"""Mixed precision where it pays, float32 elsewhere."""
+"""Mixed precision where it pays, deterministic kernels, and whether torch.compile works here."""
+
+import os
 
 import torch
+
+from common import UserError
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -12,29 +16,87 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 class Precision:
-    """bfloat16 autocast on CUDA, or float16 with a gradient scaler on GPUs that lack bfloat16.
+    """bfloat16 or float16 autocast, the latter with a gradient scaler; or float32.
 
     Parameters
     ----------
     device : torch.device
-    mixed : bool
-        False: float32 throughout (with TF32 matrix products, which ``highest`` would forbid).
+    amp : {"auto", "bf16", "fp16", "off"}
+        ``auto`` is bf16 on CUDA GPUs that compute in it (capability 8.0), fp16 on older ones, float32
+        elsewhere. Emulated bf16 does not count: it is slower than float32.
 
     Attributes
     ----------
     scaler : torch.amp.GradScaler
         Does nothing unless float16 is in use.
+
+    Raises
+    ------
+    UserError
+        The device does not compute in what is asked for.
     """
 
-    def __init__(self, device: torch.device, mixed: bool = True) -> None:
+    def __init__(self, device: torch.device, amp: str = "auto") -> None:
+        # TF32 matrix products where the rest is float32
         torch.set_float32_matmul_precision("high")
+        on_gpu = device.type == "cuda"
+        has_bf16 = not on_gpu or torch.cuda.is_bf16_supported(including_emulation=False)
+        if amp == "auto":
+            amp = ("bf16" if has_bf16 else "fp16") if on_gpu else "off"
+        if amp == "bf16" and not has_bf16:
+            raise UserError("--amp bf16: this GPU does not compute in bfloat16; use --amp fp16")
+        if amp != "off" and device.type == "mps":
+            raise UserError(f"--amp {amp} works on CUDA and the CPU: leave it out here")
+        if amp == "fp16" and not on_gpu:
+            raise UserError("--amp fp16 needs CUDA: use --amp bf16 or off here")
         self.device = device
-        self.mixed = mixed and device.type == "cuda"
-        self.half = torch.float16 if self.mixed and not torch.cuda.is_bf16_supported() else torch.bfloat16
-        self.scaler = torch.amp.GradScaler(device.type, enabled=self.mixed and self.half == torch.float16)
+        self.mixed = amp != "off"
+        self.half = torch.float16 if amp == "fp16" else torch.bfloat16
+        self.scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.half, enabled=self.mixed)
 
     def __str__(self) -> str:
         return str(self.half if self.mixed else torch.float32).removeprefix("torch.")
+
+
+def choose_kernels(device: torch.device, deterministic: bool) -> None:
+    """The same kernels in every run of a seed, or the fastest ones.
+
+    Raises
+    ------
+    UserError
+        If ``CUBLAS_WORKSPACE_CONFIG`` contradicts `deterministic`.
+    """
+    torch.backends.cudnn.benchmark = device.type == "cuda" and not deterministic
+    if not deterministic:
+        return
+    workspace = os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    if workspace not in (":4096:8", ":16:8"):
+        raise UserError(
+            f"--deterministic needs CUBLAS_WORKSPACE_CONFIG=:4096:8 or :16:8, got {workspace!r}: unset it"
+        )
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # we read none
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cuda.enable_cudnn_sdp(False)  # its backward pass adds in any order
+    try:
+        from torch._inductor import config
+    except ImportError:
+        return
+    if hasattr(config, "deterministic"):
+        config.deterministic = True
+
+
+def why_not_compile(device: torch.device) -> str:
+    """Why ``torch.compile`` does not work here, in a few words; empty if it does."""
+    try:
+        with torch.no_grad():
+            torch.compile(lambda x: x * 2 + 1, dynamic=False)(torch.ones(8, device=device))
+    except Exception as error:  # no compiler, no Triton, a GPU too old, …: each has an error of its own
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        return (lines[0] if lines else type(error).__name__)[:160]
+    finally:
+        torch._dynamo.reset()
+    return ""

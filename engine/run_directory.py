@@ -4,11 +4,14 @@ import csv
 import io
 import itertools
 import json
+import math
 import os
 import platform
 import re
 import subprocess
+import textwrap
 import threading
+import time
 from argparse import Namespace
 from contextlib import suppress
 from pathlib import Path
@@ -30,7 +33,10 @@ COLUMNS = (
     "epoch_seconds",
     "images_per_second",
     "test_ece",
-)
+)  # and after them what else the rows have
+# TensorBoard shows tags with one first word together.
+GROUPS = {"loss": "loss", "acc": "accuracy", "nll": "likelihood", "ece": "calibration"}
+LARGEST_SHARE_OF_DRAWING = 0.05  # of the time; matplotlib takes longer the more epochs there are
 
 
 class RunDirectory:
@@ -46,6 +52,9 @@ class RunDirectory:
         self.path = Path(path)
         self._writer = None
         self._wandb = None
+        self._made: list[Path] = []  # directories that go again if nothing comes of the run
+        self._undrawn: list[dict] = []
+        self._drawn_at, self._drawing = -math.inf, 0.0  # seconds
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = open(self.path / ".lock", "a")
@@ -65,7 +74,7 @@ class RunDirectory:
             # Not flock: forked data workers would inherit it, and hold it for seconds after a kill -9.
             fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise UserError(f"{self.path} is in use by another training that is still running") from None
+            raise UserError(f"{self.path} is in use by another program that is still running") from None
 
     @classmethod
     def create(cls, out: Path, name: str, default_name: str) -> "RunDirectory":
@@ -81,8 +90,11 @@ class RunDirectory:
         for number in itertools.count(1):
             path = Path(out) / (name or (default_name if number == 1 else f"{default_name}-{number}"))
             try:
+                made = [folder for folder in (path, *path.parents) if not folder.exists()]
                 path.mkdir(parents=True)
-                return cls(path)
+                directory = cls(path)
+                directory._made = made
+                return directory
             except FileExistsError:
                 if not path.is_dir():
                     raise UserError(f"cannot make the run directory {path}: a file is in the way") from None
@@ -93,10 +105,19 @@ class RunDirectory:
                     f"cannot make the run directory {path}: {error.strerror}; choose another --out"
                 ) from None
             if name:
-                raise UserError(f"{path} exists: go on with --resume {path}, or take another --run-name")
+                raise UserError(
+                    f"{path} exists: continue it with --resume {path}, or take another --run-name"
+                )
 
-    def start(self, flags: dict, rows: list[dict]) -> None:
+    def start(self, flags: dict, facts: dict, rows: list[dict]) -> None:
         """Write config.json (every flag, and what else it takes to run this again) and the rows so far.
+
+        Parameters
+        ----------
+        flags : dict
+        facts : dict
+            What the flags do not say: the data's fingerprint, its class names, …
+        rows : list of dict
 
         Raises
         ------
@@ -106,22 +127,27 @@ class RunDirectory:
         import torch
         import torchvision
 
+        self._made = []
         if flags["wandb"]:
             self._start_wandb(flags)
         versions = {"python": platform.python_version()}
         versions |= {module.__name__: module.__version__ for module in (torch, torchvision)}
-        record = flags | {"versions": versions, "git_commit": _git_commit()}
+        record = flags | facts | {"versions": versions, "git_commit": _git_commit()}
         text = json.dumps(record, indent=2) + "\n"
         write_atomically(self.path / "config.json", lambda file: file.write(text.encode()))
         self._write_metrics(rows)
-        if rows:  # a run that was killed right after its last save has no picture of its last epoch
-            draw_curves(rows, self.path / "curves.png", self.path.name)
+        self._undrawn = (
+            rows  # a run that was killed right after its last save has no picture of its last epoch
+        )
+        self.draw()
 
     def record(self, rows: list[dict]) -> None:
         """After an epoch: metrics.csv with its row, curves.png, TensorBoard, and a line on the terminal."""
         row = rows[-1]
         self._write_metrics(rows)
-        draw_curves(rows, self.path / "curves.png", self.path.name)
+        self._undrawn = rows
+        if time.monotonic() - self._drawn_at > self._drawing / LARGEST_SHARE_OF_DRAWING:
+            self.draw()
         try:
             self._log_scalars(row)
         except OSError as error:
@@ -129,13 +155,22 @@ class RunDirectory:
             raise UserError(f"cannot write TensorBoard's events in {self.path}: {reason}") from None
         if self._wandb is not None:
             self._wandb.log(row, step=row["step"])
+        chooser = "val" if "val_acc" in row else "test"
         print(
             f"epoch {row['epoch']}  step {row['step']}  "
             f"train {row['train_loss']:.4f} {row['train_acc']:.2f} %  "
-            f"test {row['test_loss']:.4f} {row['test_acc']:.2f} %  lr {row['lr']:.2g}  "
+            f"{chooser} {row[f'{chooser}_loss']:.4f} {row[f'{chooser}_acc']:.2f} %  lr {row['lr']:.2g}  "
             f"{row['epoch_seconds']:.1f} s  {row['images_per_second']:,.0f} img/s",
             flush=True,
         )
+
+    def draw(self) -> None:
+        """Bring curves.png up to date."""
+        if self._undrawn:
+            start = time.monotonic()
+            draw_curves(self._undrawn, self.path / "curves.png", self.path.name)
+            self._undrawn, self._drawn_at = [], time.monotonic()
+            self._drawing = self._drawn_at - start
 
     def _log_scalars(self, row: dict) -> None:
         if self._writer is None:
@@ -143,35 +178,88 @@ class RunDirectory:
 
             threading.excepthook = _print_unless_disk_error
             self._writer = SummaryWriter(str(self.path), purge_step=row["step"])
-        for column in COLUMNS[2:]:
-            self._writer.add_scalar(column, row[column], row["step"])
+        for column, value in row.items():
+            split, _, quantity = column.partition("_")
+            quantity, _, corrected = quantity.partition("_")
+            if quantity in GROUPS:
+                tag = f"{GROUPS[quantity]}/{split}{'_' if corrected else ''}{corrected}"
+                self._writer.add_scalar(tag, value, row["step"])
+        for column in ("lr", "images_per_second"):
+            self._writer.add_scalar(f"training/{column}", row[column], row["step"])
         self._writer.flush()
 
     def _write_metrics(self, rows: list[dict]) -> None:
         """metrics.csv as a whole, so that no row is ever torn or doubled."""
         text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        columns = list(dict.fromkeys([*COLUMNS, *(name for row in rows for name in row)]))
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()
-        writer.writerows({name: _text(row.get(name, "")) for name in COLUMNS} for row in rows)
+        writer.writerows({name: _text(row.get(name, "")) for name in columns} for row in rows)
         write_atomically(self.path / "metrics.csv", lambda file: file.write(text.getvalue().encode()))
 
     def _start_wandb(self, config: dict) -> None:
         import wandb
 
+        # The same id at each resume, or W&B would begin another run.
+        file = self.path / "wandb_id.txt"
+        if not file.exists():
+            write_atomically(file, lambda out: out.write(wandb.util.generate_id().encode()))
         self._wandb = wandb.init(
-            project="rooted-loss", name=self.path.name, config=config, dir=str(self.path), resume="allow"
+            project="rooted-loss",
+            id=file.read_text(),
+            name=self.path.name,
+            config=config,
+            dir=str(self.path),
+            resume="allow",
         )
 
     def close(self) -> None:
+        """Let go of the directory: TensorBoard's and W&B's files are complete, the lock is free."""
         if self._writer is not None:
             with suppress(OSError):  # record() has flushed, and told what went wrong
                 self._writer.close()
         if self._wandb is not None:
             self._wandb.finish()
         self._lock.close()
+        if self._made:  # the run was refused before it began
+            with suppress(OSError):
+                (self.path / ".lock").unlink()
+                for folder in self._made:
+                    folder.rmdir()
 
 
-def take_flags_of(path: Path, args: Namespace, typed: set[str], free: set[str], parser: Parser) -> None:
+def read_config(path: Path) -> dict:
+    """config.json of a run directory.
+
+    Raises
+    ------
+    UserError
+        If there is none, or it is damaged.
+    """
+    try:
+        config = json.loads((Path(path) / "config.json").read_text())
+        if not isinstance(config, dict):
+            raise ValueError("it is no table of flags")
+    except OSError:
+        raise UserError(
+            f"--resume {path}: not a run directory (it has no config.json); give one under --out"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, error) from None
+    if config.get("noamp") is True:  # what --amp off was before there was --amp
+        config.setdefault("amp", "off")
+    return config
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    reason = textwrap.shorten(str(error), 120)
+    return UserError(
+        f"--resume {path}: its config.json is damaged, or of another version ({reason}); "
+        "start anew with another --run-name"
+    )
+
+
+def take_flags_of(path: Path, args: Namespace, typed: set[str], free: set[str], parser: Parser) -> dict:
     """Give `args` the flags of the run at `path`, but for those of `free` that were typed anew.
 
     Parameters
@@ -183,31 +271,29 @@ def take_flags_of(path: Path, args: Namespace, typed: set[str], free: set[str], 
     typed : set of str
         The flags that stood on the command line.
     free : set of str
-        Flags that a run may change when it goes on.
+        Flags that a run may change when it continues.
     parser : Parser
         Whose types the run's flags must have.
+
+    Returns
+    -------
+    dict
+        The run's config.json.
 
     Raises
     ------
     UserError
         If `path` is no run directory, or a typed flag contradicts the run.
     """
+    config = read_config(path)
     try:
-        config = json.loads((Path(path) / "config.json").read_text())
         # A flag younger than the run has its default there.
         saved = {n: config.get(n, v) for n, v in vars(args).items() if n not in NOT_OF_THE_RUN | typed}
         saved |= {n: config[n] for n in typed - NOT_OF_THE_RUN if n in config}
         saved["epochs"] = config["epochs"]
         parser.check(saved)
-    except OSError:
-        raise UserError(
-            f"--resume {path}: not a run directory (it has no config.json); give one under --out"
-        ) from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(
-            f"--resume {path}: its config.json is damaged, or of another version ({str(error)[:120]}); "
-            "start anew with another --run-name"
-        ) from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _damaged(path, error) from None
     for name, value in saved.items():
         if name not in typed:
             setattr(args, name, value)
@@ -219,6 +305,7 @@ def take_flags_of(path: Path, args: Namespace, typed: set[str], free: set[str], 
             )
     if args.epochs < saved["epochs"]:
         raise UserError(f"--epochs may only grow: the run in {path} has --epochs {saved['epochs']}")
+    return config
 
 
 def find_run(out: Path, flags: dict) -> Path | None:
@@ -273,3 +360,26 @@ def _git_commit() -> str | None:
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def run_name(flags: dict) -> str:
+    """A name that says data, net, loss and seed, and every flag that differs from its default."""
+    from flags import train_parser
+    from losses import loss_parameters
+
+    defaults = vars(train_parser().parse_args([]))
+    own = [name for name in loss_parameters(flags["loss"]) if name in flags]
+    data = flags["dataset"].rstrip("/").rpartition("/")[2] or flags["dataset"]
+    parts = [data, flags["net"], flags["loss"], *(f"{name}{flags[name]:g}" for name in own)]
+    hidden = NOT_OF_THE_RUN | WHERE_AND_HOW | {"dataset", "net", "loss", "seed", "run_name", "lr_is_default"}
+    hidden |= {"k", "m", "alpha", "gamma"}
+    for name, value in flags.items():
+        if name in hidden or value == defaults.get(name) or value is None:
+            continue
+        shown = f"{value:g}" if isinstance(value, float) else Path(value).stem if name in _FILES else value
+        parts.append(name.replace("_", "") if value is True else f"{name.replace('_', '')}{shown}")
+    name = re.sub(r"[^\w.+]+", "-", "-".join([*map(str, parts), f"seed{flags['seed']}"])).strip("-")
+    return name[:180]
+
+
+_FILES = {"checkpoint", "train_labels", "label_noise_kind"}

@@ -1,7 +1,9 @@
-"""When to save and what: last.pt to go on from, best.pt to use."""
+"""When to save and what: last.pt to continue from, best.pt to use."""
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from inspect import signature
 from pathlib import Path
 
 import torch
@@ -9,8 +11,8 @@ import torch
 from common import UserError
 
 from .checkpoint import load_checkpoint, random_state, save_checkpoint, set_random_state
-from .distributed import World
-from .meter import Diverged, Meter
+from .meter import Diverged
+from .trainer import Trainer
 
 # At most one part in twenty of the time goes into saving, and no more than six saves a minute.
 LARGEST_SHARE = 0.05
@@ -33,17 +35,31 @@ class Progress:
 class Saver:
     """Keeps and restores everything that the next step depends on.
 
-    All processes call :meth:`save` and :meth:`restore` together; rank 0 writes. `every` says how often: steps
-    as ``"50"``, seconds as ``"30s"``, and None keeps to ``LARGEST_SHARE`` of the time.
+    All processes call :meth:`save` and :meth:`restore` together; rank 0 writes.
+
+    Parameters
+    ----------
+    directory : Path
+    trainer : Trainer
+    info : dict
+        Plain data that best.pt carries, so that it can be used without the run.
+    every : str, optional
+        How often: steps as ``"50"``, seconds as ``"30s"``; None keeps to ``LARGEST_SHARE`` of the time.
+    publish : callable, optional
+        ``publish(path of best.pt, its content)`` is called after each new best.
     """
 
     def __init__(
-        self, directory: Path, net, optimizer, scaler, meter: Meter, world: World, every: str | None = None
+        self,
+        directory: Path,
+        trainer: Trainer,
+        info: dict,
+        every: str | None = None,
+        publish: Callable[[Path, dict], None] | None = None,
     ) -> None:
-        self.directory = directory
-        self.net, self.optimizer, self.scaler, self.meter = net, optimizer, scaler, meter
-        self.world = world
-        self._best = None  # a copy of the best weights that is not on disk yet
+        self.directory, self.trainer, self.info, self.publish = directory, trainer, info, publish
+        self.world = trainer.world
+        self._best: dict[str, dict] = {}  # by file: the best weights that are not on disk yet
         self._every = every
         self._saved_at = time.monotonic()
         self._saved_step = 0
@@ -56,10 +72,12 @@ class Saver:
         automatic = max(SHORTEST_INTERVAL, self._cost / LARGEST_SHARE)
         return time.monotonic() - self._saved_at > (float(self._every[:-1]) if self._every else automatic)
 
-    def keep_best(self, accuracy: float, epoch: int) -> None:
-        """Remember the weights of now as the best; they reach best.pt with the next save."""
-        weights = {name: tensor.detach().clone() for name, tensor in self.net.state_dict().items()}
-        self._best = {"model": weights, "test_acc": accuracy, "epoch": epoch}
+    def keep_best(self, accuracy: float, epoch: int, averaged: bool = False) -> None:
+        """Remember the weights of now, or their moving average, as the best; the next save writes them."""
+        net = self.trainer.averaged.module if averaged else self.trainer.net
+        weights = {name: tensor.detach().clone() for name, tensor in net.state_dict().items()}
+        content = {"model": weights, "test_acc": accuracy, "epoch": epoch, "info": self.info}
+        self._best["best_ema.pt" if averaged else "best.pt"] = content
 
     def save(self, progress: Progress) -> None:
         """Write best.pt, if there is a new best, and then last.pt, each whole or not at all.
@@ -74,23 +92,29 @@ class Saver:
             If the disk is full or not writable; the previous files are untouched.
         """
         start = time.monotonic()
-        self.meter.check()
-        finite = torch.stack([p.detach().isfinite().all() for p in self.net.parameters()]).all()
+        trainer = self.trainer
+        trainer.meter.check()
+        finite = torch.stack([p.detach().isfinite().all() for p in trainer.net.parameters()]).all()
         if self.world.any(not finite)[0]:
             raise Diverged(f"a weight became infinite or NaN by step {progress.step}")
         state = {
-            "model": self.net.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
+            "model": trainer.net.state_dict(),
+            "optimizer": trainer.optimizer.state_dict(),
+            "scaler": trainer.precision.scaler.state_dict(),
             "progress": asdict(progress),
-            "totals": self.world.gather(self.meter.totals.cpu()),
+            "meter": self.world.gather(trainer.meter.state()),
             "random": self.world.gather(random_state(self.world.device)),
+            "info": self.info,
         }
+        if trainer.averaged is not None:
+            state["averaged"] = trainer.averaged.state_dict()
         if self.world.is_main:
-            if self._best is not None:
-                save_checkpoint(self.directory / "best.pt", self._best)
+            for name, content in self._best.items():
+                save_checkpoint(self.directory / name, content)
+                if self.publish:
+                    self.publish(self.directory / name, content)
             save_checkpoint(self.directory / "last.pt", state)
-        self._best = None
+        self._best = {}
         self._saved_at, self._saved_step = time.monotonic(), progress.step
         self._cost = self._saved_at - start
 
@@ -106,19 +130,28 @@ class Saver:
             If last.pt is damaged or of another net or optimiser.
         """
         if not (self.directory / "last.pt").exists():
+            if _has_rows(self.directory / "metrics.csv"):
+                raise UserError(
+                    f"{self.directory} has epochs in its metrics.csv and no last.pt to continue from: it "
+                    "would start over and overwrite them; start anew with another --run-name, or from its "
+                    f"weights with --checkpoint {self.directory}/best.pt"
+                )
             return Progress()
         state = load_checkpoint(self.directory / "last.pt")
+        trainer = self.trainer
         try:
             progress = _checked(state["progress"])
-            self.net.load_state_dict(state["model"])
+            trainer.net.load_state_dict(state["model"])
             self._load_optimizer(state["optimizer"])
-            self.scaler.load_state_dict(state["scaler"])
-            totals, random = state["totals"], state["random"]
+            trainer.precision.scaler.load_state_dict(state["scaler"])
+            if trainer.averaged is not None:
+                trainer.averaged.load_state_dict(state["averaged"])
+            rows, random = state["meter"], state["random"]
             if len(random) == self.world.size:
                 set_random_state(random[self.world.rank], self.world.device)
-                self.meter.totals.copy_(totals[self.world.rank])
+                trainer.meter.restore([rows[self.world.rank]])
             elif self.world.is_main:
-                self.meter.totals.copy_(sum(totals))
+                trainer.meter.restore(rows)
             # A run that --max-steps ended within an epoch has a row for it, which the whole epoch replaces.
             progress.rows = [row for row in progress.rows if row["epoch"] <= progress.epoch]
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
@@ -132,28 +165,45 @@ class Saver:
 
     def _load_optimizer(self, saved: dict) -> None:
         """Its state alone: learning rate and the like come from the flags. Fused kernels trust the shapes."""
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
-        kinds = set()
-        for group in self.optimizer.param_groups:
+        optimizer = self.trainer.optimizer
+        groups = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
+        wanted = _state_of_a_step(optimizer)
+        for group in optimizer.param_groups:
             for parameter in group["params"]:
-                state = self.optimizer.state.get(parameter, {})
-                kinds.add(frozenset(state))
+                state = optimizer.state.get(parameter, {})
+                if state and wanted is not None and state.keys() != wanted.keys():
+                    raise ValueError(f"the optimiser's state must be {', '.join(sorted(wanted))}")
                 for name, x in state.items():
-                    shape = () if name == "step" else parameter.shape
-                    if not (torch.is_tensor(x) and x.is_floating_point() and x.shape == shape):
+                    shape = None if wanted is None else parameter.shape if wanted[name] else ()
+                    if shape is not None and not (
+                        torch.is_tensor(x) and x.is_floating_point() and x.shape == shape
+                    ):
                         raise ValueError(f"the optimiser's {name} does not fit its parameter")
-        wanted = _OPTIMIZER_STATE[type(self.optimizer)]
-        if not kinds <= {frozenset(), wanted}:
-            raise ValueError(f"the optimiser's state must be {', '.join(sorted(wanted))}")
 
 
-_ADAM = frozenset(("step", "exp_avg", "exp_avg_sq"))
-_OPTIMIZER_STATE = {
-    torch.optim.Adam: _ADAM,
-    torch.optim.AdamW: _ADAM,
-    torch.optim.SGD: frozenset(("momentum_buffer",)),
-}
+def _state_of_a_step(optimizer: torch.optim.Optimizer) -> dict[str, bool] | None:
+    """What such an optimiser keeps for a parameter, and whether that has the parameter's shape.
+
+    Found by one step of a twin on a small parameter; None where it keeps more than such tensors and scalars.
+    """
+    kind = type(optimizer)
+    options = {n: optimizer.defaults[n] for n in signature(kind).parameters if n in optimizer.defaults}
+    probe = torch.nn.Parameter(torch.zeros(2, 3))
+    probe.grad = torch.ones_like(probe)
+    twin = kind([probe], **options | ({"fused": False} if "fused" in options else {}))
+    twin.step()
+    shapes = {name: getattr(x, "shape", None) for name, x in twin.state[probe].items()}
+    if not all(shape in ((2, 3), ()) for shape in shapes.values()):
+        return None
+    return {name: shape == (2, 3) for name, shape in shapes.items()}
+
+
+def _has_rows(path: Path) -> bool:
+    try:
+        return len(path.read_text(errors="replace").splitlines()) > 1
+    except OSError:
+        return False
 
 
 def _checked(saved: dict) -> Progress:

@@ -17,7 +17,12 @@ REDUCTIONS = ("mean", "sum", "none")
 
 
 def check_real(name: str, value: float, minimum: float, *, inclusive: bool = True) -> None:
-    """Raise ``ValueError`` unless `value` is a finite real number ≥ (or, not inclusive, >) `minimum`."""
+    """Raise ``ValueError`` unless `value` is a finite real number ≥ (or, not inclusive, >) `minimum`.
+
+    A tensor without dimensions is taken as it is: looking at it would make the host wait for its device.
+    """
+    if isinstance(value, Tensor) and value.dim() == 0:
+        return
     ok = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
     if not ok or value < minimum or (value == minimum and not inclusive):
         relation = "≥" if inclusive else ">"
@@ -74,8 +79,8 @@ def class_loss(
     Raises
     ------
     ValueError
-        For an unknown reduction, a label smoothing outside [0, 1], or a `weight` or class probabilities of
-        the wrong shape.
+        For an unknown reduction, a label smoothing outside [0, 1], a `weight` or class probabilities of the
+        wrong shape, or an `ignore_index` ≥ 0 with probabilities. What torch itself refuses is torch's error.
     """
     check_reduction(reduction)
     if not 0.0 <= label_smoothing <= 1.0:
@@ -90,7 +95,11 @@ def class_loss(
             )
         weight = weight.to(logits.dtype)
 
+    if target.dtype == torch.uint8:  # whose comparison with a negative ignore_index would wrap
+        target = target.long()
     if target.is_floating_point():
+        if ignore_index >= 0:
+            raise ValueError("ignore_index is for class indices: class probabilities leave no sample out")
         if target.shape != logits.shape:
             raise ValueError(
                 f"class probabilities must have the shape of the logits, {tuple(logits.shape)}, "
@@ -101,10 +110,11 @@ def class_loss(
             target = target * (1 - label_smoothing) + label_smoothing / logits.shape[class_dim]
         loss = _sum_over_classes(phi, logits, target, weight, class_dim)
         # As in torch, probabilities are averaged over samples; the class weights do not enter the mean.
-        return _reduce(loss, scale, max(loss.numel(), 1), reduction)
+        return _reduce(loss, scale, loss.numel(), reduction)
 
-    loss = phi(F.cross_entropy(logits, target, ignore_index=ignore_index, reduction="none"))
+    cross_entropy = F.cross_entropy(logits, target, ignore_index=ignore_index, reduction="none")
     counted = target != ignore_index
+    loss = phi(cross_entropy) * counted
     total = counted
     if weight is not None:
         total = weight[torch.where(counted, target, 0).long()] * counted
@@ -128,6 +138,8 @@ def _sum_over_classes(phi, logits: Tensor, target: Tensor | None, weight: Tensor
 def _reduce(loss: Tensor, scale: float, denominator: Tensor | int, reduction: str) -> Tensor:
     if reduction == "none":
         return loss * scale
+    if reduction == "mean" and loss.numel() == 0:
+        return loss.sum() / 0  # NaN, as torch's
     # The mean divides before it sums: a sum of large but finite terms may overflow where the mean does not.
     return (loss / (denominator / scale)).sum() if reduction == "mean" else (loss * scale).sum()
 
@@ -149,6 +161,11 @@ class ClassLoss(nn.Module):
         self.ignore_index = ignore_index
         self.reduction = reduction
         self.label_smoothing = label_smoothing
+
+    @property
+    def logit_scale(self) -> float:
+        """c such that softmax(c z) are the class probabilities that the loss is minimal at (docs/losses.md §7)."""
+        return 1.0
 
     def options(self) -> dict:
         """The keyword arguments that the functional forms share."""

@@ -7,6 +7,20 @@ from torch import Tensor
 from .base import ClassLoss, check_real, class_loss
 
 
+def focal_from_ce(cross_entropy: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+    """α (1 − e^(−ℓ))^γ ℓ of per-sample cross entropies ℓ, elementwise: see :func:`focal_loss`.
+
+    >>> focal_from_ce(torch.tensor([0.0, 0.6931]), alpha=1, gamma=2)
+    tensor([0.0000, 0.1733])
+    """
+    _check(alpha, gamma)
+    # Below, ℓ ↦ (…)^γ has an infinite slope at 0 for γ < 1; above, float32 logits can be further apart than
+    # float32 can say, which leaves ℓ infinite.
+    info = torch.finfo(cross_entropy.dtype)
+    ell = F.hardtanh(cross_entropy, info.tiny, info.max**0.5)  # a clamp, in fewer kernels
+    return (-torch.expm1(-ell)).pow(gamma) * ell * alpha
+
+
 def focal_loss(
     logits: Tensor,
     target: Tensor,
@@ -46,16 +60,8 @@ def focal_loss(
     Lin, Goyal, Girshick, He, Dollár: Focal Loss for Dense Object Detection, ICCV 2017, arXiv 1708.02002.
     """
     _check(alpha, gamma)
-
-    def phi(ell: Tensor) -> Tensor:
-        # Below, ℓ ↦ (…)^γ has an infinite slope at 0 for γ < 1; above, float32 logits can be further
-        # apart than float32 can say, which leaves ℓ infinite.
-        info = torch.finfo(ell.dtype)
-        ell = F.hardtanh(ell, info.tiny, info.max**0.5)  # a clamp, in fewer kernels
-        return (-torch.expm1(-ell)).pow(gamma) * ell
-
     return class_loss(
-        phi,
+        lambda ell: focal_from_ce(ell, 1.0, gamma),
         alpha,
         logits,
         target,

@@ -19,7 +19,7 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from .base import ClassLoss, at_least_float32, check_real, check_reduction, class_loss
 
@@ -51,6 +51,44 @@ def expm1_then_linear(x: Tensor, start: float) -> Tensor:
     return torch.add(torch.expm1(below), line, alpha=math.exp(start))
 
 
+def root_from_ce(cross_entropy: Tensor, k: float = 3.0, m: float = 3.0) -> Tensor:
+    """m (1 − e^(−ℓ/k)) of per-sample cross entropies ℓ, elementwise: the root loss on any fused kernel's output.
+
+    >>> root_from_ce(torch.tensor([0.0, 0.6931, 100.0]), k=1, m=1)
+    tensor([0.0000, 0.5000, 1.0000])
+
+    Parameters
+    ----------
+    cross_entropy : Tensor, any shape
+        ℓ ≥ 0, infinity included; float32 or float64.
+    k, m : float > 0, or tensors without dimensions
+
+    Returns
+    -------
+    Tensor, the same shape
+
+    Raises
+    ------
+    ValueError
+        If k or m is not a finite real number > 0.
+    """
+    _check(k, m)
+    return torch.expm1(cross_entropy * (-1.0 / k)) * -m
+
+
+def rlo_from_ce(cross_entropy: Tensor, k: float = 3.0, m: float = 3.0) -> Tensor:
+    """m (e^(ℓ/k) − 1) of per-sample cross entropies ℓ, elementwise; linear where that would overflow.
+
+    >>> rlo_from_ce(torch.tensor([0.0, 0.6931, 1.3863]), k=1, m=1)
+    tensor([0.0000, 1.0000, 3.0000])
+
+    Parameters, returns and errors are those of :func:`root_from_ce`; `k` and `m` are numbers.
+    """
+    _check(k, m)
+    start = exact_range(cross_entropy.dtype, k, m)
+    return expm1_then_linear(cross_entropy * (1.0 / k), start) * m
+
+
 def root_loss(
     logits: Tensor,
     target: Tensor,
@@ -74,9 +112,9 @@ def root_loss(
     target : Tensor
         Class indices, shape (), (N,) or (N, d1, …), or class probabilities t in the shape of `logits`,
         for which the loss is Σ_c t_c m (1 − p_c^(1/k)).
-    k : float ≥ 1
+    k : float > 0, or a tensor without dimensions
         The root. k → ∞ with m = k is cross entropy; k = 1 is m (1 − p), the mean absolute error.
-    m : float > 0
+    m : float > 0, or a tensor without dimensions
         A pure scale.
     weight, ignore_index, reduction, label_smoothing
         As in ``torch.nn.functional.cross_entropy``.
@@ -89,7 +127,7 @@ def root_loss(
     Raises
     ------
     ValueError
-        If k < 1, m ≤ 0, either is not a finite real number, or an option is not one of torch's.
+        If k ≤ 0, m ≤ 0, either is not a finite real number, or an option is not one of torch's.
 
     References
     ----------
@@ -98,8 +136,8 @@ def root_loss(
     """
     _check(k, m)
     return class_loss(
-        lambda ell: torch.expm1(ell * (-1.0 / k)),
-        -m,
+        lambda ell: root_from_ce(ell, k, 1.0),
+        m,
         logits,
         target,
         weight=weight,
@@ -134,7 +172,7 @@ def rlo_loss(
     ----------
     logits, target, weight, ignore_index, reduction, label_smoothing
         As in :func:`root_loss`.
-    k : float ≥ 1
+    k : float > 0
         The root. k → ∞ with m = k is cross entropy.
     m : float > 0
         A pure scale.
@@ -147,7 +185,7 @@ def rlo_loss(
     Raises
     ------
     ValueError
-        If k < 1, m ≤ 0, either is not a finite real number, or an option is not one of torch's.
+        If k ≤ 0, m ≤ 0, either is not a finite real number, or an option is not one of torch's.
 
     References
     ----------
@@ -183,7 +221,7 @@ def rooted_logistic_loss(
     target : Tensor, the same shape
         0 or 1, of any dtype. A probability y in between gives y φ(f) + (1 − y) φ(−f), as in
         ``binary_cross_entropy_with_logits``.
-    k : float ≥ 1
+    k : float > 0
         The root. k → ∞ is k plus the logistic loss.
     reduction : {"mean", "sum", "none"}
 
@@ -195,13 +233,14 @@ def rooted_logistic_loss(
     Raises
     ------
     ValueError
-        If k < 1 or not a finite real number, the shapes differ, or the reduction is unknown.
+        If k ≤ 0 or not a finite real number, the shapes differ, the reduction is unknown, or (on the CPU: on
+        other devices the host would have to wait) a label lies outside [0, 1].
 
     References
     ----------
     Wang et al., arXiv 2310.03890 (2023).
     """
-    check_real("k", k, 1)
+    check_real("k", k, 0, inclusive=False)
     check_reduction(reduction)
     if target.shape != logits.shape:
         raise ValueError(
@@ -210,6 +249,10 @@ def rooted_logistic_loss(
     start = exact_range(logits.dtype, k, k)
     logits = at_least_float32(logits)
     target = target.to(logits.dtype)
+    if target.device.type == "cpu" and not bool(((target >= 0) & (target <= 1)).all()):
+        raise ValueError(
+            "labels must lie in [0, 1], the class or its probability; for labels y of −1 and +1 pass (y + 1) / 2"
+        )
 
     def phi(margin: Tensor) -> Tensor:
         # By default softplus becomes linear at 20, which float64 can tell from the truth.
@@ -222,7 +265,7 @@ def rooted_logistic_loss(
 
 
 def _check(k: float, m: float) -> None:
-    check_real("k", k, 1)
+    check_real("k", k, 0, inclusive=False)
     check_real("m", m, 0, inclusive=False)
 
 
@@ -239,6 +282,23 @@ class _RootedLoss(ClassLoss):
 class RootLoss(_RootedLoss):
     """:func:`root_loss` as a module: ``RootLoss(k=3.0, m=3.0, *, weight=None, ignore_index=-100, …)``."""
 
+    @property
+    def logit_scale(self) -> float:
+        """1 − 1/k; at k ≤ 1 the loss is minimal at the most probable class alone, and nothing is corrected."""
+        return 1 - 1 / float(self.k) if float(self.k) > 1 else 1.0
+
+    def anneal(self, k: float) -> None:
+        """Move k, and m with it so that m/k stays: the next step computes with it, compiled or not."""
+        _check(k, 1.0)
+        if not isinstance(self.k, Tensor):
+            ratio, device = self.m / self.k, self.weight.device if self.weight is not None else None
+            del self.k, self.m
+            self.register_buffer("k", torch.tensor(float(k), device=device), persistent=False)
+            self.register_buffer("m", torch.tensor(float(k * ratio), device=device), persistent=False)
+            self._ratio = ratio
+        self.k.fill_(k)
+        self.m.fill_(k * self._ratio)
+
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         return root_loss(logits, target, self.k, self.m, **self.options())
 
@@ -246,5 +306,40 @@ class RootLoss(_RootedLoss):
 class RLOLoss(_RootedLoss):
     """:func:`rlo_loss` as a module: ``RLOLoss(k=3.0, m=3.0, *, weight=None, ignore_index=-100, …)``."""
 
+    @property
+    def logit_scale(self) -> float:
+        """1 + 1/k."""
+        return 1 + 1 / self.k
+
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         return rlo_loss(logits, target, self.k, self.m, **self.options())
+
+
+def gce(q: float = 0.7, **options) -> RootLoss:
+    """The generalised cross entropy (1 − p^q)/q of Zhang & Sabuncu (NeurIPS 2018): ``RootLoss(1/q, 1/q)``.
+
+    Raises
+    ------
+    ValueError
+        If q is not a finite real number > 0.
+    """
+    check_real("q", q, 0, inclusive=False)
+    return RootLoss(1 / q, 1 / q, **options)
+
+
+def alpha_loss(alpha: float, **options) -> ClassLoss | nn.CrossEntropyLoss:
+    """The α-loss α/(α − 1) (1 − p^(1 − 1/α)) of Sypherd et al. (arXiv 1906.02314), as one of the losses here.
+
+    ``RootLoss`` at α > 1 (k = m = α/(α − 1)), ``nn.CrossEntropyLoss`` at α = 1, ``RLOLoss`` at α < 1
+    (k = m = α/(1 − α)).
+
+    Raises
+    ------
+    ValueError
+        If α is not a finite real number > 0.
+    """
+    check_real("alpha", alpha, 0, inclusive=False)
+    if alpha == 1:
+        return nn.CrossEntropyLoss(**options)
+    k = alpha / abs(alpha - 1)
+    return RootLoss(k, k, **options) if alpha > 1 else RLOLoss(k, k, **options)

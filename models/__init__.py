@@ -5,19 +5,26 @@ below, and a test.
 """
 
 from . import cait, resnet, swin, timm_models, vgg, vit, vit_small  # noqa: F401  importing registers
-from .build import build_model, default_image_size
-from .registry import count_parameters, is_transformer, list_models
+from .build import build_model, net_facts
+from .registry import Facts, ModelError, count_parameters, list_models
+from .run import ModelInfo, freeze_all_but_head, load_run, read_info, save_safetensors
 from .weights import WeightsUnavailable, load_checkpoint
 
 __all__ = [
+    "Facts",
+    "ModelError",
+    "ModelInfo",
     "RootedLogisticRegression",
     "WeightsUnavailable",
     "build_model",
     "count_parameters",
-    "default_image_size",
-    "is_transformer",
+    "freeze_all_but_head",
     "list_models",
     "load_checkpoint",
+    "load_run",
+    "net_facts",
+    "read_info",
+    "save_safetensors",
 ]
 
 

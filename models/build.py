@@ -4,7 +4,7 @@ from pathlib import Path
 
 from torch import nn
 
-from .registry import Net, Spec, check_spec, find_net, on_meta_device
+from .registry import Facts, ModelError, Net, Spec, check_spec, find_net, on_meta_device
 from .timm_models import PREFIX, find_timm
 from .weights import WeightsUnavailable, load_checkpoint
 
@@ -19,6 +19,7 @@ def build_model(
     pretrained: bool = False,
     checkpoint: str | Path | None = None,
     load_weights: bool = True,
+    new_head: bool = True,
 ) -> nn.Module:
     """Build a net by name for any class count and image size.
 
@@ -34,6 +35,7 @@ def build_model(
     checkpoint : start from the weights of this file (see `load_checkpoint`), instead of published ones
     load_weights : False builds the bare structure, for a caller who fills it, e.g. to resume; so do nets
         that are built under `torch.device("meta")`
+    new_head : False: the checkpoint's head must fit (see `load_checkpoint`)
 
     Returns
     -------
@@ -42,14 +44,14 @@ def build_model(
 
     Raises
     ------
-    ValueError
+    ModelError
         An unknown name, an impossible size, a checkpoint that cannot be read or does not fit.
     WeightsUnavailable
-        A ValueError too: no published weights, or no way to get at them.
+        No published weights, or no way to get at them.
     """
     net = _find(name, pretrained)
     if image_size is None or image_size == 0:
-        image_size = net.native_size or 0
+        image_size = net.facts.native_size or 0
     load_weights = load_weights and not on_meta_device()
     if pretrained and checkpoint is None and not net.published_weights:
         raise WeightsUnavailable(
@@ -61,22 +63,22 @@ def build_model(
     check_spec(spec)
     model = net.build(spec)
     if checkpoint is not None and load_weights:
-        load_checkpoint(model, checkpoint)
+        load_checkpoint(model, checkpoint, new_head=new_head)
     return model
 
 
-def default_image_size(name: str, pretrained: bool = False) -> int | None:
-    """The image size a net is meant for in pixels; None if it takes the data's.
+def net_facts(name: str, pretrained: bool = False) -> Facts:
+    """What the net of that name wants, before it is built: see `Facts`.
 
-    384 for `vit_timm`. For `timm:<name>` the size of its published weights, if those are wanted or the
-    net is built for one size.
+    With `pretrained`, or for nets that always are, mean, std, interpolation, crop and size are those of the
+    published weights.
     """
-    return _find(name, pretrained).native_size
+    return _find(name, pretrained).facts
 
 
 def _find(name: str, pretrained: bool) -> Net:
     if not isinstance(name, str):
-        raise ValueError(f"the name of a net must be a string, got {name!r}")
+        raise ModelError(f"the name of a net must be a string, got {name!r}")
     name = name.strip()
     if name.lower().startswith(PREFIX):
         return find_timm(name[len(PREFIX) :], pretrained)

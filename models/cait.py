@@ -3,13 +3,13 @@
 from timm.models.cait import Cait
 from torch import nn
 
-from .registry import Spec, nearby, patches_per_side, register
+from .registry import TRANSFORMER, ModelError, Spec, nearby, patches_per_side, register
 
 HEADS = 8
 MLP = 512
 
 
-@register("cait")
+@register("cait", facts=TRANSFORMER)
 def build_cait(spec: Spec) -> nn.Module:
     """CaiT with 6 blocks of talking-heads attention and 2 of class attention, 8 heads.
 
@@ -24,7 +24,7 @@ def build_cait(spec: Spec) -> nn.Module:
 
     Raises
     ------
-    ValueError
+    ModelError
         The image size is not divisible by the patch size, or `dim` not by the 8 heads.
 
     References
@@ -34,7 +34,7 @@ def build_cait(spec: Spec) -> nn.Module:
     patches_per_side(spec.image_size, spec.patch_size)
     if spec.dim % HEADS:
         dims = nearby(spec.dim, lambda dim: dim % HEADS == 0)
-        raise ValueError(f"dim {spec.dim} is not divisible by cait's {HEADS} heads; dims that work: {dims}")
+        raise ModelError(f"dim {spec.dim} is not divisible by cait's {HEADS} heads; dims that work: {dims}")
     return Cait(
         img_size=spec.image_size,
         patch_size=spec.patch_size,

@@ -9,7 +9,6 @@ A new net is one file with a builder and one line above it::
 plus the file's name in `models/__init__.py` and one test.
 """
 
-import difflib
 import functools
 import itertools
 import re
@@ -19,6 +18,12 @@ from numbers import Integral
 
 import torch
 from torch import nn
+
+from common import UserError, did_you_mean
+
+
+class ModelError(UserError, ValueError):
+    """A user's mistake about a net: its name, its sizes, its weights."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +41,44 @@ class Spec:
 
 
 @dataclass(frozen=True)
+class Facts:
+    """What a net wants, known before it is built.
+
+    Parameters
+    ----------
+    native_size : int, optional
+        The image size it is meant for, pixels; None: any.
+    mean, std : tuple of float, optional
+        What its pretrained weights expect; None: the data's own.
+    interpolation : {"bilinear", "bicubic"}
+    crop_pct : float
+        Share of the resized image that a test keeps, in (0, 1].
+    lr : float
+        Peak learning rate of Adam.
+    channels_last : bool
+        Whether it is fastest where a pixel's channels lie together.
+    """
+
+    native_size: int | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    interpolation: str = "bilinear"
+    crop_pct: float = 1.0
+    lr: float = 1e-3
+    channels_last: bool = True
+
+
+CNN = Facts()
+TRANSFORMER = Facts(lr=1e-4, channels_last=False)
+
+
+@dataclass(frozen=True)
 class Net:
     """A registered net: its builder and what is known of it before it is built."""
 
     name: str
     build: Callable[[Spec], nn.Module]
-    native_size: int | None = None  # the image size it is meant for; None: any
+    facts: Facts = CNN
     published_weights: bool = False  # `pretrained=True` means something
     pretrained_by_default: bool = False  # ... and is what the name stands for
 
@@ -54,12 +91,15 @@ def register(
     name: str,
     /,
     *aliases: str,
-    native_size: int | None = None,
+    facts: Facts = CNN,
     published_weights: bool = False,
     pretrained_by_default: bool = False,
     **config,
 ) -> Callable:
-    """Register a builder under a canonical name; `config` goes to it as keyword arguments."""
+    """Register a builder under a canonical name; `config` goes to it as keyword arguments.
+
+    `facts` say what the net wants: ``CNN`` or ``TRANSFORMER``, or one's own.
+    """
 
     def decorate(builder: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
         for spelling in (name, *aliases):
@@ -67,7 +107,7 @@ def register(
                 raise RuntimeError(f"two nets are called {spelling!r}")
             _KEYS[_key(spelling)] = name
         build = functools.partial(builder, **config)
-        _NETS[name] = Net(name, build, native_size, published_weights, pretrained_by_default)
+        _NETS[name] = Net(name, build, facts, published_weights, pretrained_by_default)
         return builder
 
     return decorate
@@ -78,15 +118,14 @@ def find_net(name: str) -> Net:
 
     Raises
     ------
-    ValueError
+    ModelError
         The name is unknown; the message lists near matches and the known names.
     """
     canonical = _KEYS.get(_key(name))
     if canonical is None:
-        near = difflib.get_close_matches(_key(name), _KEYS, n=3)
-        hint = f"did you mean {' or '.join(dict.fromkeys(_KEYS[key] for key in near))}? " if near else ""
+        hint = did_you_mean(_key(name), _KEYS, 3)
         known = ", ".join([*list_models(), "timm:<name>"])
-        raise ValueError(f"unknown net {name!r}; {hint}known nets: {known}")
+        raise ModelError(f"unknown net {name!r}{hint}; known nets: {known}")
     return _NETS[canonical]
 
 
@@ -100,32 +139,13 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
-# What convolutional nets call attention (squeeze-and-excite relatives, attention pooling, the few
-# attention blocks inside a ResNet) asks for a CNN's learning rate.
-_ATTENTION = re.compile(r"Att(n|ention)")
-_CNN_ATTENTION = re.compile(
-    r"Channel|Spatial|Coord|Split|SelectiveKernel|Strip|NonLocal|Bilinear|Halo|Bottleneck"
-    r"|^SelfAttnBlock|^(Rot)?AttentionPool"
-)
-
-
-def is_transformer(model: nn.Module) -> bool:
-    """Whether the net mixes its tokens by self-attention.
-
-    Decided by the classes inside the built net, so it holds for any `timm:<name>`, and for a net that is
-    wrapped by `torch.compile` or DistributedDataParallel.
-    """
-    names = {type(module).__name__ for module in model.modules()}
-    return any(_ATTENTION.search(name) and not _CNN_ATTENTION.search(name) for name in names)
-
-
 def check_spec(spec: Spec) -> None:
     """Raise ValueError unless every number in the spec is a whole number large enough to mean something."""
     minima = {"num_classes": 2, "image_size": 1, "patch_size": 1, "dim": 1}
     for field, least in minima.items():
         value = getattr(spec, field)
         if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-            raise ValueError(f"{field} must be a whole number of at least {least}, got {value!r}")
+            raise ModelError(f"{field} must be a whole number of at least {least}, got {value!r}")
 
 
 def nearby(value: int, works: Callable[[int], bool]) -> str:
@@ -140,13 +160,13 @@ def patches_per_side(image_size: int, patch_size: int) -> int:
 
     Raises
     ------
-    ValueError
+    ModelError
         The patches do not tile the image; the message names image sizes that would work.
     """
     if image_size % patch_size:
         below = image_size - image_size % patch_size
         sizes = ", ".join(str(size) for size in (below, below + patch_size) if size)
-        raise ValueError(
+        raise ModelError(
             f"image size {image_size} is not divisible by patch size {patch_size}; sizes that work: {sizes}"
         )
     return image_size // patch_size

@@ -3,7 +3,7 @@
 from timm.models.swin_transformer import SwinTransformer
 from torch import nn
 
-from .registry import Spec, nearby, register
+from .registry import TRANSFORMER, ModelError, Spec, nearby, register
 
 STAGES = 4
 MIN_WINDOW = 4
@@ -37,9 +37,9 @@ def swin_geometry(image_size: int) -> tuple[int, int] | None:
     return patch, window
 
 
-@register("swin", "swin_base", width=128, depths=(2, 2, 18, 2), heads=(4, 8, 16, 32))
-@register("swin_small", width=96, depths=(2, 2, 18, 2), heads=(3, 6, 12, 24))
-@register("swin_tiny", width=96, depths=(2, 2, 6, 2), heads=(3, 6, 12, 24))
+@register("swin", "swin_base", facts=TRANSFORMER, width=128, depths=(2, 2, 18, 2), heads=(4, 8, 16, 32))
+@register("swin_small", facts=TRANSFORMER, width=96, depths=(2, 2, 18, 2), heads=(3, 6, 12, 24))
+@register("swin_tiny", facts=TRANSFORMER, width=96, depths=(2, 2, 6, 2), heads=(3, 6, 12, 24))
 def build_swin(spec: Spec, width: int, depths: tuple[int, ...], heads: tuple[int, ...]) -> nn.Module:
     """Swin base, small or tiny; patch and window follow from the image size (see `swin_geometry`).
 
@@ -51,7 +51,7 @@ def build_swin(spec: Spec, width: int, depths: tuple[int, ...], heads: tuple[int
 
     Raises
     ------
-    ValueError
+    ModelError
         No patch and window tile the image in all stages.
 
     References
@@ -61,7 +61,7 @@ def build_swin(spec: Spec, width: int, depths: tuple[int, ...], heads: tuple[int
     geometry = swin_geometry(spec.image_size)
     if geometry is None:
         sizes = nearby(spec.image_size, lambda size: swin_geometry(size) is not None)
-        raise ValueError(
+        raise ModelError(
             f"swin's stages cannot halve image size {spec.image_size} evenly; sizes that work: {sizes}"
         )
     patch, window = geometry

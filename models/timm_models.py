@@ -4,13 +4,24 @@ import contextlib
 import difflib
 import functools
 import socket
+from dataclasses import replace
 
 import timm
 import torch
 from timm.layers import PatchEmbed
 from torch import nn
 
-from .registry import Net, Spec, on_meta_device, patches_per_side, register
+from .registry import (
+    CNN,
+    TRANSFORMER,
+    Facts,
+    ModelError,
+    Net,
+    Spec,
+    on_meta_device,
+    patches_per_side,
+    register,
+)
 from .weights import WeightsUnavailable
 
 PREFIX = "timm:"
@@ -25,7 +36,7 @@ def find_timm(name: str, pretrained: bool = False) -> Net:
 
     Raises
     ------
-    ValueError
+    ModelError
         timm has no such net or no such tag; the message lists near matches.
     """
     known = timm.list_models() + timm.list_pretrained()
@@ -33,20 +44,52 @@ def find_timm(name: str, pretrained: bool = False) -> Net:
     if name not in known:
         near = difflib.get_close_matches(name, known, n=5)
         hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models() lists them"
-        raise ValueError(f"timm has no net called {name!r}; {hint}")
-    cfg = timm.get_pretrained_cfg(name)
+        raise ModelError(f"timm has no net called {name!r}; {hint}")
     return Net(
         name=PREFIX + name,
         build=functools.partial(build_timm, name=name),
-        native_size=cfg.input_size[-1] if cfg and (pretrained or cfg.fixed_input_size) else None,
+        facts=timm_facts(name, pretrained),
         published_weights=True,
+    )
+
+
+# timm's files whose nets mix tokens by self-attention throughout; what only ends in it, or has it in a branch
+# of a convolutional net, learns at a CNN's rate.
+_TRANSFORMERS = frozenset(
+    "beit cait coat convit crossvit davit deepseek_vit deit efficientformer efficientformer_v2 "
+    "efficientvit_mit efficientvit_msra eva fastvit gcvit gemma4_vit hiera hieradet_sam2 iformer levit "
+    "maxxvit metaformer "
+    "mobilevit mvitv2 naflexvit nest nextvit pit pvt_v2 qwen3_vit shvit swiftformer swin_transformer "
+    "swin_transformer_v2 swin_transformer_v2_cr tiny_vit tnt twins vision_transformer "
+    "vision_transformer_hybrid vision_transformer_relpos vision_transformer_sam visformer vitamin volo "
+    "xcit".split()
+)
+
+
+def timm_facts(name: str, pretrained: bool) -> Facts:
+    """What timm's net wants: its file says what kind it is, its configuration what its weights expect."""
+    file = timm.models.model_entrypoint(name.partition(".")[0]).__module__.rpartition(".")[2]
+    facts = TRANSFORMER if file in _TRANSFORMERS else CNN
+    cfg = timm.get_pretrained_cfg(name)
+    if cfg is None:
+        return facts
+    if not pretrained:
+        return replace(facts, native_size=cfg.input_size[-1] if cfg.fixed_input_size else None)
+    wants = timm.data.resolve_data_config(pretrained_cfg=cfg.to_dict())
+    return replace(
+        facts,
+        native_size=wants["input_size"][-1],
+        mean=tuple(wants["mean"]),
+        std=tuple(wants["std"]),
+        interpolation=wants["interpolation"],
+        crop_pct=wants["crop_pct"],
     )
 
 
 @register(
     "vit_timm",
     name="vit_base_patch16_384",
-    native_size=384,
+    facts=timm_facts("vit_base_patch16_384", pretrained=True),
     published_weights=True,
     pretrained_by_default=True,
 )
@@ -63,7 +106,7 @@ def build_timm(spec: Spec, name: str) -> nn.Module:
 
     Raises
     ------
-    ValueError
+    ModelError
         The net does not take images of this size or does not classify.
     WeightsUnavailable
         `spec.pretrained`, and the weights do not exist or cannot be downloaded.
@@ -83,11 +126,11 @@ def build_timm(spec: Spec, name: str) -> nn.Module:
     except (AssertionError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
         native = f"; its native size is {cfg.input_size[-1]} px" if cfg else ""
         reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise ValueError(
+        raise ModelError(
             f"{PREFIX}{name} does not take images of {spec.image_size} px ({reason}){native}"
         ) from error
     if logits_shape != (1, spec.num_classes):
-        raise ValueError(f"{PREFIX}{name} is not a classifier: one image gives {logits_shape}")
+        raise ModelError(f"{PREFIX}{name} is not a classifier: one image gives {logits_shape}")
     if not spec.pretrained:
         return model
     return _create_pretrained(name, cfg, options)

@@ -8,7 +8,7 @@ from einops.layers.torch import Rearrange
 from torch import Tensor, nn
 
 from .attention import Attention, Block, FeedForward
-from .registry import Spec, patches_per_side, register
+from .registry import TRANSFORMER, Spec, patches_per_side, register
 
 HEAD_DIM = 64
 
@@ -71,14 +71,14 @@ class VisionTransformer(nn.Module):
         return self.head(tokens[:, 0])
 
 
-@register("vit", "vit_base", depth=12, heads=16, mlp=1024)
-@register("vit_large", depth=24, heads=16, mlp=4096)
+@register("vit", "vit_base", facts=TRANSFORMER, depth=12, heads=16, mlp=1024)
+@register("vit_large", facts=TRANSFORMER, depth=24, heads=16, mlp=4096)
 def build_vit(spec: Spec, depth: int, heads: int, mlp: int) -> nn.Module:
     """ViT whose patches go through one linear layer with bias.
 
     Raises
     ------
-    ValueError
+    ModelError
         The image size is not divisible by the patch size.
     """
     side, patch = patches_per_side(spec.image_size, spec.patch_size), spec.patch_size

@@ -14,7 +14,7 @@ from einops.layers.torch import Rearrange
 from torch import Tensor, nn
 
 from .attention import Attention
-from .registry import Spec, patches_per_side, register
+from .registry import TRANSFORMER, Spec, patches_per_side, register
 from .vit import VisionTransformer
 
 # (left, right, top, bottom) padding: a pixel in on one side, a pixel out on the other
@@ -77,14 +77,14 @@ class LocalitySelfAttention(Attention):
         )
 
 
-@register("vit_small", depth=6, heads=8, mlp=512)
-@register("vit_tiny", depth=4, heads=6, mlp=256)
+@register("vit_small", facts=TRANSFORMER, depth=6, heads=8, mlp=512)
+@register("vit_tiny", facts=TRANSFORMER, depth=4, heads=6, mlp=256)
 def build_vit_small(spec: Spec, depth: int, heads: int, mlp: int) -> nn.Module:
     """ViT for small data sets.
 
     Raises
     ------
-    ValueError
+    ModelError
         The image size is not divisible by the patch size.
     """
     num_patches = patches_per_side(spec.image_size, spec.patch_size) ** 2

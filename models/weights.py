@@ -1,11 +1,10 @@
 """Weights from disk into a net: read without running anything, fit strictly, leave only the head free."""
 
+import argparse
 import logging
 import os
-import pickle
 import sys
-import warnings
-import zipfile
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,13 +12,19 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-_NESTED = ("model", "state_dict", "net")  # where training scripts keep the weights in their checkpoints
+from common import UserError, load_tensors
+
+from .registry import ModelError
+
+# Where training scripts keep the weights in their checkpoints; what is averaged is what they would test.
+_NESTED = ("state_dict_ema", "model_ema", "model", "state_dict", "net", "module")
+_COUNTERS = ("n_averaged",)  # torch's AveragedModel counts beside its weights
 _WRAPPERS = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile prepend
 
 _log = logging.getLogger(__name__)
 
 
-class WeightsUnavailable(ValueError):
+class WeightsUnavailable(ModelError):
     """Pretrained weights that do not exist or cannot be had from here."""
 
 
@@ -38,13 +43,13 @@ def load_checkpoint(model: nn.Module, path: str | Path, *, new_head: bool = True
 
     Raises
     ------
-    ValueError
+    ModelError
         The file cannot be read as plain tensors, or does not fit; the first few keys are named.
     """
     state = _filter_like_timm(model, read_state_dict(path), path)
     own = model.state_dict()
     fresh = []  # heads
-    for head in _head_names(model):
+    for head in head_names(model):
         keys = [key for key in (f"{head}.weight", f"{head}.bias") if key in own]
         absent = not any(key in state for key in keys)
         of_other_classes = all(key in state for key in keys) and state[keys[0]].shape != own[keys[0]].shape
@@ -66,7 +71,7 @@ def load_checkpoint(model: nn.Module, path: str | Path, *, new_head: bool = True
         if keys
     ]
     if problems:
-        raise ValueError(
+        raise ModelError(
             f"checkpoint {path} does not fit this net: {'; '.join(problems)}; "
             "give the net and sizes that it was made with"
         )
@@ -74,64 +79,51 @@ def load_checkpoint(model: nn.Module, path: str | Path, *, new_head: bool = True
         _log.warning("%s has no head of %d classes: that layer starts afresh", path, classes)
 
 
+def plain_data() -> list[type]:
+    """Classes of plain data that trainers keep beside their weights, and that loading may build."""
+    return [argparse.Namespace]
+
+
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint by name, on the CPU.
 
-    Unpacks a state dict nested under "model", "state_dict" or "net" and strips the prefixes of
-    DistributedDataParallel and `torch.compile`.
+    Unpacks a state dict nested under "model", "state_dict" and the like and strips the prefixes of
+    DistributedDataParallel, `torch.compile` and averaged models.
 
     Raises
     ------
-    ValueError
+    ModelError
         There is no such file, it is damaged, or it holds anything but plain data (no code is ever run). A
         .safetensors file has no checksums: damage in the numbers themselves goes unnoticed there.
     """
     path = Path(path)
-    if not os.path.isfile(path):  # pathlib raises for names too long
-        what = "a directory" if os.path.isdir(path) else "not there"
-        raise ValueError(f"checkpoint {path} is {what}; give a .pt or .safetensors file")
     try:
-        if path.suffix == ".safetensors":
-            content = safetensors.torch.load_file(path)
+        if path.suffix == ".safetensors" and os.path.isfile(path):
+            try:
+                content = safetensors.torch.load_file(path)
+            except Exception as error:  # safetensors' own errors have no public base
+                raise UserError(f"{path} cannot be read ({textwrap.shorten(str(error), 200)})") from error
         else:
-            _check_zip(path)
-            with warnings.catch_warnings():  # what torch would warn of, the errors below say
-                warnings.simplefilter("ignore")
-                content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"checkpoint {path} is not a file of plain tensors, and nothing else in it will be run; "
-            "save the state_dict() alone"
-        ) from error
-    except Exception as error:  # a damaged file can fail anywhere in zip, pickle or tensor decoding
-        reason = str(error).strip().split("\n")[0][:200]
-        if not reason or isinstance(error, LookupError):  # torch's pickle reader met a byte it does not know
-            reason = "not a checkpoint, or not all of it"
-        raise ValueError(
-            f"checkpoint {path} cannot be read ({reason}); get it again or give another"
+            content = load_tensors(path, plain_data())
+    except UserError as error:
+        raise ModelError(
+            f"checkpoint {error}; give a .pt or .safetensors file of a net's state_dict()"
         ) from error
 
     for _ in range(len(_NESTED)):  # a mapping may hold itself
         inner = [content[key] for key in _NESTED if isinstance(content, Mapping) and key in content]
         content = next((value for value in inner if isinstance(value, Mapping)), content)
-    if not (isinstance(content, Mapping) and content and all(map(_is_entry, content.items()))):
-        raise ValueError(
-            f"checkpoint {path} holds no state dict (a mapping from names to plain tensors); "
+    content = dict(content) if isinstance(content, Mapping) else {}
+    for name in _COUNTERS:
+        content.pop(name, None)
+    in_the_way = [str(item[0]) for item in content.items() if not _is_entry(item)]
+    if in_the_way or not content:
+        what = f"; in the way: {_first_few(in_the_way)}" if in_the_way else ""
+        raise ModelError(
+            f"checkpoint {path} holds no state dict (a mapping from names to plain tensors){what}; "
             "save the net's state_dict()"
         )
     return {_strip_wrappers(key): value for key, value in content.items()}
-
-
-def _check_zip(path: Path) -> None:
-    """Raise ValueError if a byte of it is not what `torch.save` wrote: torch.load skips the checksums."""
-    if not zipfile.is_zipfile(path):  # the format before torch 1.6
-        return
-    with zipfile.ZipFile(path) as archive:
-        if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
-            raise ValueError("it is compressed, which torch.save never does")  # and might be a zip bomb
-        damaged = archive.testzip()
-    if damaged is not None:
-        raise ValueError(f"it is damaged: the checksum of {damaged} is wrong")
 
 
 def _is_entry(item: tuple) -> bool:
@@ -155,10 +147,10 @@ def _filter_like_timm(model: nn.Module, state: dict[str, Tensor], path: str | Pa
     try:
         return dict(filter_fn(state, model))
     except Exception as error:  # the filters assume a checkpoint of their own family
-        raise ValueError(f"checkpoint {path} does not fit this net: {error!r}") from error
+        raise ModelError(f"checkpoint {path} does not fit this net: {error!r}") from error
 
 
-def _head_names(model: nn.Module) -> list[str]:
+def head_names(model: nn.Module) -> list[str]:
     """The layers that give the logits: what timm says, else the last linear layer."""
     heads = (getattr(model, "pretrained_cfg", None) or {}).get("classifier")
     if not heads:

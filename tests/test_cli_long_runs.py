@@ -3,16 +3,18 @@
 import csv
 import json
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from scipy.special import softmax
+from sklearn.metrics import log_loss
 
 import engine.saver
 import train
-from engine.calibration import Calibration
 from engine.distributed import World
-from engine.meter import Diverged, Meter
+from engine.scores import Scores
 
 # No dropout and no batch norm: nothing that depends on how a batch is cut.
 CAIT = "--dataset digits --net CaiT --dimhead 64 --loss root --bs 100 --opt sgd --lr 0.05 --epochs 1".split()
@@ -138,7 +140,7 @@ def test_save_every_counts_steps(here, monkeypatch):
 
 
 def test_save_every_counts_seconds(here, monkeypatch):
-    saver = engine.saver.Saver(here, None, None, None, None, None, every="30s")
+    saver = engine.saver.Saver(here, SimpleNamespace(world=None), {}, every="30s")
     saver._saved_at -= 29
     assert not saver.due(1)
     saver._saved_at -= 2
@@ -160,19 +162,30 @@ def test_calibration_error_is_the_textbook_sum():
         inside = (confidence > low) & (confidence <= high)
         if inside.any():
             expected += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
-    calibration = Calibration(World("cpu"))
+    scores = Scores(World("cpu"), 7, logit_scale=0.5)
     for part in np.array_split(np.arange(500), 3):
-        calibration.update(torch.tensor(logits[part]), torch.tensor(labels[part]))
-    assert calibration.read() == pytest.approx(100 * expected, rel=1e-5)
+        scores.update(torch.tensor(0.0), torch.tensor(logits[part]), torch.tensor(labels[part]))
+    read = scores.read()
+    assert read["ece"] == pytest.approx(100 * expected, rel=1e-5)
+    assert read["acc"] == pytest.approx(100 * right.mean())
+    for name, scale in (("nll", 1.0), ("nll_corrected", 0.5)):
+        assert read[name] == pytest.approx(log_loss(labels, softmax(scale * logits, 1)), rel=1e-4)
 
 
 def test_a_net_that_is_sure_and_right_is_calibrated():
-    calibration = Calibration(World("cpu"))
+    scores = Scores(World("cpu"), 4)
     labels = torch.arange(4)
-    calibration.update(torch.eye(4) * 1e3, labels)
-    assert calibration.read() == 0
-    calibration.update(torch.eye(4) * 1e3, (labels + 1) % 4)  # half of them wrong, all of them sure
-    assert calibration.read() == pytest.approx(50)
+    scores.update(torch.tensor(0.0), torch.eye(4) * 1e3, labels)
+    assert scores.read()["ece"] == 0
+    scores.update(torch.tensor(0.0), torch.eye(4) * 1e3, (labels + 1) % 4)  # half of them wrong, all sure
+    assert scores.read()["ece"] == pytest.approx(50)
+
+
+def test_the_accuracy_of_rare_classes_is_the_mean_of_theirs():
+    scores = Scores(World("cpu"), 3)
+    scores.update(torch.tensor(0.0), torch.eye(3)[[0, 0, 1, 1, 1]], torch.tensor([0, 0, 0, 1, 2]))
+    rare = torch.tensor([True, False, True])
+    assert scores.read(rare)["rare_acc"] == pytest.approx(100 * (2 / 3 + 0) / 2)
 
 
 def test_an_infinite_gradient_under_a_finite_loss_is_divergence_named_with_its_step(
@@ -180,10 +193,10 @@ def test_an_infinite_gradient_under_a_finite_loss_is_divergence_named_with_its_s
 ):
     build = train.build
 
-    def build_with_a_bad_gradient(args, world):
-        job = build(args, world)
+    def build_with_a_bad_gradient(*args):
+        job = build(*args)
         calls = iter(range(1, 1000))
-        next(job.net.parameters()).register_hook(lambda g: g * torch.inf if next(calls) == 7 else g)
+        next(job.trainer.net.parameters()).register_hook(lambda g: g * torch.inf if next(calls) == 7 else g)
         return job
 
     monkeypatch.setattr(train, "build", build_with_a_bad_gradient)
@@ -193,11 +206,3 @@ def test_an_infinite_gradient_under_a_finite_loss_is_divergence_named_with_its_s
     (directory,) = (here / "runs").iterdir()
     kept = torch.load(directory / "last.pt", weights_only=True)
     assert kept["progress"]["step"] == 6 and all(t.isfinite().all() for t in kept["model"].values())
-
-
-def test_a_meter_names_the_first_bad_step():
-    meter = Meter(World("cpu"))
-    for step, number in enumerate([1.0, torch.inf, torch.nan, 1.0]):
-        meter.watch(torch.tensor(number), step)
-    with pytest.raises(Diverged, match="at step 1"):
-        meter.check()

@@ -14,8 +14,10 @@ from engine import checkpoint, optim
 from engine.cli import Parser, number
 from engine.distributed import World
 from engine.meter import Diverged, Meter
+from engine.precision import Precision
 from engine.run_directory import COLUMNS, RunDirectory, take_flags_of
 from engine.saver import Progress, Saver
+from engine.trainer import Trainer
 
 ROW = {name: float(i) for i, name in enumerate(COLUMNS)} | {"epoch": 1, "step": 3}
 
@@ -120,28 +122,31 @@ def test_meter_names_the_first_step_that_was_not_finite():
 def saver(tmp_path):
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Dropout(0.5), torch.nn.Linear(4, 2))
-    optimizer = optim.build_optimizer("adam", net.parameters(), 0.01, 0.0, torch.device("cpu"))
     world = World("cpu")
-    scaler = torch.amp.GradScaler("cpu", enabled=False)
-    return Saver(tmp_path, net, optimizer, scaler, Meter(world), world)
+    optimizer = optim.build_optimizer("adam", net.parameters(), 0.01, 0.0, world.device)
+    trainer = Trainer(net, torch.nn.CrossEntropyLoss(), optimizer, world, Precision(world.device), ema=0.9)
+    return Saver(tmp_path, trainer, {"net": "mlp"})
 
 
 def steps(saver, n):
+    saver.trainer.train_mode()
     for _ in range(n):
-        loss = saver.net(torch.randn(8, 4)).square().mean()
-        saver.optimizer.zero_grad()
-        loss.backward()
-        saver.optimizer.step()
-        saver.meter.update(loss, torch.eye(2), torch.arange(2), 1)
-    return [p.detach().clone() for p in saver.net.parameters()]
+        labels = torch.randint(2, (8,))
+        saver.trainer.step(torch.randn(8, 1, 2, 2).flatten(1), labels, labels, 1, 0.01, 8)
+    return [p.detach().clone() for p in saver.trainer.net.parameters()]
 
 
-def test_restore_brings_back_weights_moments_randomness_and_sums(saver):
+def test_restore_brings_back_weights_moments_averages_randomness_and_sums(saver):
     steps(saver, 3)
     saver.save(Progress(epoch=0, batch=3, step=3, rows=[]))
-    expected = [*steps(saver, 3), saver.meter.totals.clone()]
+
+    def three_more():
+        averages = saver.trainer.averaged.state_dict()
+        return [*steps(saver, 3), saver.trainer.meter._summary(), *averages.values()]
+
+    expected = [x.clone() for x in three_more()]
     assert saver.restore() == Progress(epoch=0, batch=3, step=3)
-    again = [*steps(saver, 3), saver.meter.totals.clone()]
+    again = three_more()
     assert all(torch.equal(a, b) for a, b in zip(expected, again, strict=True))
 
 
@@ -149,7 +154,7 @@ def test_a_diverged_state_is_never_saved(saver):
     saver.save(Progress(step=1))
     before = (saver.directory / "last.pt").read_bytes()
     with torch.no_grad():
-        saver.net[0].weight[0, 0] = math.nan
+        saver.trainer.net[0].weight[0, 0] = math.nan
     with pytest.raises(Diverged, match="by step 7"):
         saver.save(Progress(step=7))
     assert (saver.directory / "last.pt").read_bytes() == before
@@ -167,7 +172,7 @@ def test_best_weights_are_those_of_their_epoch(saver):
 
 def test_a_checkpoint_of_another_net_is_refused(saver):
     saver.save(Progress())
-    saver.net = torch.nn.Linear(3, 3)
+    saver.trainer.net = torch.nn.Linear(3, 3)
     with pytest.raises(UserError, match="does not fit this run"):
         saver.restore()
 
@@ -182,7 +187,8 @@ def test_a_checkpoint_of_another_net_is_refused(saver):
         lambda s: s["progress"].update(step=-5),
         lambda s: s["progress"].update(rows=[{}]),
         lambda s: s["progress"].update(rows=None),
-        lambda s: s.update(totals=[]),
+        lambda s: s.update(meter=[]),
+        lambda s: s["meter"][0].update(sizes=[1, 2]),
         lambda s: s.update(random=[{}]),
     ],
 )
@@ -201,11 +207,64 @@ def test_a_flipped_bit_in_a_checkpoint_is_noticed(saver):
     saver.save(Progress())
     path = saver.directory / "last.pt"
     content = bytearray(path.read_bytes())
-    weight = saver.net[0].weight.detach().numpy().tobytes()
+    weight = saver.trainer.net[0].weight.detach().numpy().tobytes()
     content[content.index(weight)] ^= 1
     path.write_bytes(content)
     with pytest.raises(UserError, match="checksum"):
         saver.restore()
+
+
+class Averager(torch.optim.Optimizer):
+    """An optimiser that the saver does not know: a state tensor and a count, not named as Adam's are."""
+
+    def __init__(self, params, lr=0.1, weight_decay=0.0):
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                state = self.state[p]
+                mean = state.setdefault("mean", torch.zeros_like(p))
+                state["count"] = state.get("count", torch.zeros(())) + 1
+                mean.lerp_(p.grad, 1 / float(state["count"]))
+                p.sub_(mean, alpha=group["lr"])
+
+
+def test_an_optimiser_nobody_knows_is_saved_restored_and_checked(saver, monkeypatch):
+    monkeypatch.setitem(optim.OPTIMIZERS, "averager", (f"{__name__}:Averager", {}))
+    trainer = saver.trainer
+    trainer.optimizer = optim.build_optimizer(
+        "averager", trainer.net.parameters(), 0.1, 0.0, trainer.world.device
+    )
+    steps(saver, 2)
+    saver.save(Progress())
+    expected = steps(saver, 2)
+    saver.restore()
+    assert all(torch.equal(a, b) for a, b in zip(steps(saver, 2), expected, strict=True))
+    path = saver.directory / "last.pt"
+    state = torch.load(path, weights_only=True)
+    next(iter(state["optimizer"]["state"].values()))["mean"] = torch.zeros(1)
+    torch.save(state, path)
+    with pytest.raises(UserError, match="the optimiser's mean does not fit"):
+        saver.restore()
+
+
+def test_rows_without_a_checkpoint_are_not_started_over(saver):
+    (saver.directory / "metrics.csv").write_text("epoch,step\n")
+    assert saver.restore() == Progress()  # killed before the first save
+    (saver.directory / "metrics.csv").write_text("epoch,step\n1,4\n")
+    with pytest.raises(UserError, match=r"no last.pt to continue from.*--checkpoint"):
+        saver.restore()
+
+
+def test_ranks_and_seeds_never_share_their_random_numbers():
+    drawn = set()
+    for seed in range(20):
+        for rank in range(20):
+            checkpoint.seed_everything(seed, rank)
+            drawn.add(float(torch.rand(1, dtype=torch.float64)))
+    assert len(drawn) == 400
 
 
 # --- run directory ----------------------------------------------------------------------------------
@@ -230,7 +289,7 @@ def test_default_names_are_numbered_and_given_names_must_be_new(tmp_path):
 
 def test_metrics_have_the_columns_in_order_and_a_row_once(tmp_path, capsys):
     run = RunDirectory(tmp_path / "run")
-    run.start({"wandb": False, "k": 3.0}, [])
+    run.start({"wandb": False, "k": 3.0}, {"data": {"fingerprint": "x"}}, [])
     run.record([ROW])
     run.record([ROW, ROW | {"epoch": 2}])
     lines = (run.path / "metrics.csv").read_text().splitlines()

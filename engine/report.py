@@ -1,0 +1,211 @@
+"""report.json, report.md, confusion.png and reliability.png: what a test says of a net, for people."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from common import OKABE_ITO, write_atomically
+
+BINS = 15
+MISTAKES = 20
+READABLE = 40  # classes whose names fit the picture
+
+
+def write_report(
+    directory: Path,
+    probabilities: np.ndarray,
+    corrected: np.ndarray,
+    labels: np.ndarray,
+    class_names: Sequence[str],
+    paths: Sequence[str] | None = None,
+) -> dict:
+    """Write the four files; returns what report.json holds.
+
+    Parameters
+    ----------
+    directory : Path
+    probabilities, corrected : ndarray, shape (N, C)
+        Plain softmax, and corrected for the loss (docs/losses.md §7).
+    labels : ndarray of int, shape (N,)
+    class_names : sequence of str
+    paths : sequence of str, optional
+        The image files, in the order of `labels`.
+    """
+    from sklearn.metrics import classification_report, confusion_matrix
+
+    predicted = probabilities.argmax(1)
+    everyone = np.arange(len(class_names))
+    per_class = classification_report(
+        labels,
+        predicted,
+        labels=everyone,
+        target_names=list(map(str, class_names)),
+        output_dict=True,
+        zero_division=0,
+    )
+    confidence = corrected.max(1)
+    wrong = np.flatnonzero(predicted != labels)
+    worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:MISTAKES]
+    report = {
+        "images": len(labels),
+        "accuracy": 100 * float((predicted == labels).mean()),
+        "nll": _nll(probabilities, labels),
+        "nll_corrected": _nll(corrected, labels),
+        "ece": 100 * _ece(probabilities, labels),
+        "ece_corrected": 100 * _ece(corrected, labels),
+        "classes": {str(name): per_class[str(name)] for name in class_names},
+        "mistakes": [
+            {
+                "image": str(paths[i]) if paths else int(i),
+                "label": str(class_names[labels[i]]),
+                "predicted": str(class_names[predicted[i]]),
+                "probability": float(confidence[i]),
+            }
+            for i in worst
+        ],
+    }
+    directory = Path(directory)
+    _write(directory / "report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    _write(directory / "report.md", _markdown(report))
+    matrix = confusion_matrix(labels, predicted, labels=everyone)
+    write_atomically(directory / "confusion.png", lambda f: f.write(_confusion(matrix, class_names)))
+    both = (("softmax", probabilities), ("corrected", corrected))
+    write_atomically(directory / "reliability.png", lambda f: f.write(_reliability(both, labels)))
+    return report
+
+
+def _write(path: Path, text: str) -> None:
+    write_atomically(path, lambda file: file.write(text.encode(errors="backslashreplace")))
+
+
+def _nll(p: np.ndarray, labels: np.ndarray) -> float:
+    return float(-np.log(np.maximum(p[np.arange(len(labels)), labels], np.finfo(np.float32).tiny)).mean())
+
+
+def _bins(p: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Images, mean confidence and accuracy of each bin; NaN where it is empty."""
+    confidence, right = p.max(1), p.argmax(1) == labels
+    which = np.clip(np.ceil(confidence * BINS).astype(int), 1, BINS) - 1
+    count = np.bincount(which, minlength=BINS)
+    with np.errstate(invalid="ignore"):
+        means = np.bincount(which, confidence, BINS) / count
+        accuracy = np.bincount(which, right, BINS) / count
+    return count, means, accuracy
+
+
+def _ece(p: np.ndarray, labels: np.ndarray) -> float:
+    count, confidence, accuracy = _bins(p, labels)
+    return float(np.nansum(count * np.abs(accuracy - confidence)) / max(1, len(labels)))
+
+
+def _cell(text: object) -> str:
+    return str(text).replace("|", "/").replace("\n", " ")
+
+
+def _markdown(report: dict) -> str:
+    lines = [
+        f"# Test on {report['images']:,} images",
+        "",
+        f"Accuracy {report['accuracy']:.2f} %.",
+        "",
+        "| | softmax | corrected for the loss |",
+        "| --- | --- | --- |",
+        f"| negative log likelihood | {report['nll']:.4f} | {report['nll_corrected']:.4f} |",
+        f"| calibration error, % | {report['ece']:.2f} | {report['ece_corrected']:.2f} |",
+        "",
+        "| class | precision | recall | F1 | images |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for name, row in report["classes"].items():
+        numbers = " | ".join(f"{row[k]:.3f}" for k in ("precision", "recall", "f1-score"))
+        lines.append(f"| {_cell(name)} | {numbers} | {row['support']:.0f} |")
+    if report["mistakes"]:
+        lines += [
+            "",
+            "The most confident mistakes:",
+            "",
+            "| image | is | taken for | probability |",
+            "| --- | --- | --- | --- |",
+        ]
+        for m in report["mistakes"]:
+            lines.append(
+                f"| {_cell(m['image'])} | {_cell(m['label'])} | {_cell(m['predicted'])} | {m['probability']:.3f} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def _figure(width: float, height: float):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots()
+
+
+def _png(figure) -> bytes:
+    import warnings
+
+    image = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # names in any script
+        figure.savefig(image, dpi=110, format="png")
+    return image.getvalue()
+
+
+def _confusion(matrix: np.ndarray, class_names: Sequence[str]) -> bytes:
+    """Rows sum to 100 %: where the images of each class went."""
+    n = len(matrix)
+    shares = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    side = min(14.0, max(4.5, 2.2 + 0.34 * n)) if n <= READABLE else 9.0
+    figure, axes = _figure(side + 1, side)
+    picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
+    axes.set(xlabel="predicted class", ylabel="true class")
+    if n <= READABLE:
+        names = [str(name)[:24] for name in class_names]
+        axes.set_xticks(
+            range(n),
+            names,
+            rotation=45 if max(map(len, names)) > 2 else 0,
+            ha="right" if max(map(len, names)) > 2 else "center",
+            parse_math=False,
+        )
+        axes.set_yticks(range(n), names, parse_math=False)
+    if n <= 20:
+        for i, j in np.argwhere(matrix > 0):
+            colour = "white" if shares[i, j] > 55 else "black"
+            axes.text(j, i, matrix[i, j], ha="center", va="center", fontsize=8, color=colour)
+    figure.colorbar(picture, label="share of the true class, %", fraction=0.046)
+    return _png(figure)
+
+
+def _reliability(both, labels: np.ndarray) -> bytes:
+    """Accuracy against confidence; the distance from the diagonal is the calibration error."""
+    figure, axes = _figure(5, 4.2)
+    axes.plot([0, 100], [0, 100], color="0.6", linewidth=1, label="as sure as right")
+    seen = []
+    for (name, p), colour, marker in zip(both, OKABE_ITO[1:], "os", strict=False):
+        if any(np.array_equal(p, other) for other in seen):
+            continue  # nothing to correct: one curve
+        seen.append(p)
+        count, confidence, accuracy = _bins(p, labels)
+        full = count > 0
+        label = f"{name}: error {100 * _ece(p, labels):.2f} %"
+        sizes = 12 + 120 * count[full] / count.max()
+        axes.plot(100 * confidence[full], 100 * accuracy[full], color=colour, linewidth=1.2)
+        axes.scatter(
+            100 * confidence[full], 100 * accuracy[full], s=sizes, color=colour, marker=marker, label=label
+        )
+    axes.set(xlabel="confidence, %", ylabel="accuracy, %", xlim=(0, 102), ylim=(0, 102))
+    axes.set_title("larger marks: more images", fontsize=9)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    legend = axes.legend(frameon=False, loc="upper left", fontsize=9)
+    for handle in legend.legend_handles[1:]:
+        handle.set_sizes([40])
+    return _png(figure)

@@ -1,0 +1,88 @@
+"""What a test says of a net: accuracy, proper scores, and whether the net is as sure as it is right."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .distributed import World
+
+BINS = 15
+
+
+class Scores:
+    """Sums of a test, kept on the device.
+
+    Calibration error is Σ_b |Σ_{i in b} (correct_i − confidence_i)| / N over 15 bins of equal width, where
+    the confidence is the largest probability: Naeini et al. 2015, Guo et al. 2017. Negative log likelihood
+    and calibration error are taken twice: of softmax(z), and *corrected*, of softmax(c z), which undoes the
+    bias of a loss whose minimiser is not the true probability (docs/losses.md §7).
+
+    Parameters
+    ----------
+    world : World
+    num_classes : int
+    logit_scale : float
+        The factor c.
+    keep : bool
+        Keep logits and labels too, for a report.
+    """
+
+    def __init__(self, world: World, num_classes: int, logit_scale: float = 1.0, keep: bool = False) -> None:
+        self.world, self.logit_scale = world, logit_scale
+        self.kept: list[tuple[Tensor, Tensor]] | None = [] if keep else None
+        wide = torch.float32 if world.device.type == "mps" else torch.float64
+        # loss, nll, nll corrected, samples | gaps of both | correct of each class | images of each class
+        self._sizes = (4, BINS, BINS, num_classes, num_classes)
+        self.sums = torch.zeros(sum(self._sizes), dtype=wide, device=world.device)
+
+    def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Add a batch: its mean `loss`, `logits` (B, C) and `labels` (B,)."""
+        logits = logits.float()
+        raw = F.log_softmax(logits, 1)
+        corrected = raw if self.logit_scale == 1 else F.log_softmax(self.logit_scale * logits, 1)
+        predicted = logits.argmax(1)
+        right = (predicted == labels).to(self.sums)
+        of_class = F.one_hot(labels, self._sizes[3]).to(self.sums)
+        n = len(labels)
+        first = [loss.to(self.sums) * n, F.nll_loss(raw, labels, reduction="sum").to(self.sums)]
+        first += [F.nll_loss(corrected, labels, reduction="sum").to(self.sums), torch.full_like(first[0], n)]
+        gaps = [_gaps(log_p.amax(1).exp(), right) for log_p in (raw, corrected)]
+        self.sums += torch.cat([torch.stack(first), *gaps, right @ of_class, of_class.sum(0)])
+        if self.kept is not None:
+            self.kept.append((logits, labels))
+
+    def read(self, rare: Tensor | None = None) -> dict[str, float]:
+        """Scores over all processes; waits for the device. Accuracies and calibration errors in percent.
+
+        Parameters
+        ----------
+        rare : Tensor of bool, shape (C,), optional
+            The classes that ``rare_acc``, the mean of their accuracies, is of.
+        """
+        first, gaps, gaps_corrected, right, images = self.world.sum(self.sums).cpu().split(self._sizes)
+        loss, nll, nll_corrected, n = first.tolist()
+        n = max(n, 1)
+        scores = {
+            "loss": loss / n,
+            "acc": 100 * float(right.sum()) / n,
+            "ece": 100 * float(gaps.abs().sum()) / n,
+            "nll": nll / n,
+            "nll_corrected": nll_corrected / n,
+            "ece_corrected": 100 * float(gaps_corrected.abs().sum()) / n,
+        }
+        if rare is not None and bool((images[rare] > 0).any()):
+            seen = rare & (images > 0)
+            scores["rare_acc"] = 100 * float((right[seen] / images[seen]).mean())
+        return scores
+
+    def outputs(self) -> tuple[Tensor, Tensor]:
+        """The kept logits (N, C) and labels (N,) of all processes, in the data set's order, on the CPU."""
+        mine = [torch.cat(parts).cpu() for parts in zip(*self.kept, strict=True)] if self.kept else None
+        both = [part for part in self.world.gather(mine) if part is not None]
+        return torch.cat([logits for logits, _ in both]), torch.cat([labels for _, labels in both])
+
+
+def _gaps(confidence: Tensor, right: Tensor) -> Tensor:
+    # (lower, upper], as in the papers; one-hot rather than index_add_, whose order CUDA leaves open
+    which = (confidence * BINS).ceil().long().clamp(1, BINS) - 1
+    return (right - confidence.to(right)) @ F.one_hot(which, BINS).to(right)

@@ -1,0 +1,164 @@
+"""One step of training and one of testing: net, loss, optimiser and precision, on one device or many."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from .distributed import World
+from .meter import Meter
+from .optim import set_learning_rate
+from .precision import Precision
+
+
+class NetAndLoss(nn.Module):
+    """Images and targets to loss and logits: what is compiled, and what DDP wraps.
+
+    Compiling inside of DDP leaves one graph; around it, DDP's hooks would break it into four or five.
+    """
+
+    def __init__(self, net: nn.Module, loss: nn.Module, precision: Precision, channels_last: bool) -> None:
+        super().__init__()
+        self.net, self.loss, self.precision = net, loss, precision
+        # Convolutions are fastest where a pixel's channels lie together.
+        self.layout = torch.channels_last if channels_last else torch.contiguous_format
+
+    def forward(self, images: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        images = images.contiguous(memory_format=self.layout)
+        with self.precision.autocast():
+            logits = self.net(images)
+            return self.loss(logits, target), logits
+
+
+class Trainer:
+    """Trains and tests a net, a batch at a time.
+
+    Parameters
+    ----------
+    net, loss : nn.Module
+        `loss(logits, target)` is a mean over the batch.
+    optimizer : torch.optim.Optimizer
+    world : World
+    precision : Precision
+    channels_last : bool
+        The memory layout that the net wants.
+    accumulate : int
+        Run each batch in this many parts, where it has the images.
+    clip_grad : float
+        Largest Euclidean norm of the gradient; 0: no limit.
+    ema : float
+        Decay of a moving average of the weights and buffers, `averaged`; 0: none.
+    compiled : bool
+        ``torch.compile`` net and loss, one graph a shape.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        loss: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        world: World,
+        precision: Precision,
+        *,
+        channels_last: bool = False,
+        accumulate: int = 1,
+        clip_grad: float = 0.0,
+        ema: float = 0.0,
+        compiled: bool = False,
+    ) -> None:
+        self.net, self.loss, self.optimizer, self.world, self.precision = (
+            net, loss, optimizer, world, precision,
+        )  # fmt: skip
+        self.meter = Meter(world)
+        self.accumulate, self.clip_grad, self.compiled = accumulate, clip_grad, compiled
+        self._parameters = [p for p in net.parameters() if p.requires_grad]
+        self._frozen = [m for m in net.modules() if _is_frozen_norm(m)]
+        inner = NetAndLoss(net, loss, precision, channels_last)
+        # dynamic=False: else the smaller last batch makes a graph for all sizes, that then serves all batches
+        self._forward = torch.compile(inner, dynamic=False) if compiled else inner
+        self._synchronised = world.wrap(self._forward)
+        self.averaged = None
+        if ema:
+            self.averaged = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(ema), use_buffers=True)
+            self._forward_averaged = NetAndLoss(self.averaged.module, loss, precision, channels_last)
+
+    def step(
+        self, images: Tensor, labels: Tensor, target: Tensor, step: int, lr: float, whole_batch: int
+    ) -> None:
+        """Train on one batch.
+
+        Parameters
+        ----------
+        images : Tensor, shape (B, 3, H, W)
+            The part of the global batch that this process has.
+        labels : Tensor of int64, shape (B,)
+            For the accuracy.
+        target : Tensor
+            For the loss: the labels, or class probabilities of shape (B, C).
+        step : int
+            Counted from 1, for the record.
+        lr : float
+        whole_batch : int
+            Images of the global batch.
+        """
+        optimizer, scaler, world = self.optimizer, self.precision.scaler, self.world
+        set_learning_rate(optimizer, lr)
+        # As many parts in every process, or their collectives would not meet; batch norm needs two images.
+        parts = max(1, min(self.accumulate, whole_batch // world.size // 2))
+        cut = zip(*(x.tensor_split(parts) for x in (images, labels, target)), strict=True)
+        for part, (some_images, some_labels, some_target) in enumerate(cut, 1):
+            last = part == parts
+            with nullcontext() if last else world.unsynchronised(self._synchronised):
+                loss, logits = self._synchronised(some_images, some_target)
+                # DDP averages over processes, however uneven their shares: make it the whole batch's mean.
+                scaler.scale(loss * (len(some_labels) * world.size / whole_batch)).backward()
+            norm = self._norm() if last else None
+            self.meter.update(loss, logits, some_labels, step, norm)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.net)
+
+    def _norm(self) -> Tensor | None:
+        """The gradient's norm, clipped where that is wanted, for the watch on divergence."""
+        scaler = self.precision.scaler
+        norm = None
+        if self.clip_grad:
+            scaler.unscale_(self.optimizer)
+            norm = nn.utils.clip_grad_norm_(self._parameters, self.clip_grad)
+        # float16's scaler steps over infinite gradients: that is no divergence
+        if scaler.is_enabled():
+            return None
+        if norm is None:
+            norm = nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
+        return norm
+
+    def train_mode(self) -> None:
+        """Before the steps of an epoch."""
+        self.net.train()
+        for module in self._frozen:  # the statistics of layers that do not learn stay as they are
+            module.eval()
+
+    def test(self, images: Tensor, labels: Tensor, averaged: bool = False) -> tuple[Tensor, Tensor]:
+        """Mean loss and logits (B, C) of a test batch; call it under ``torch.inference_mode()``."""
+        return (self._forward_averaged if averaged else self._forward)(images, labels)
+
+    def test_mode(self) -> None:
+        """Before a test; processes then have the same running statistics."""
+        self.net.eval()
+        if self.averaged is not None:
+            self.averaged.eval()
+
+
+def _is_frozen_norm(module: nn.Module) -> bool:
+    own = list(module.parameters(recurse=False))
+    has_statistics = getattr(module, "running_mean", None) is not None
+    return has_statistics and bool(own) and not any(p.requires_grad for p in own)
+
+
+def linear_in_inverse(start: float, end: float) -> Callable[[float], float]:
+    """k at the share t ∈ [0, 1] of a run: 1/k goes linearly from 1/`start` to 1/`end`."""
+    return lambda t: 1 / ((1 - t) / start + t / end)
