@@ -8,6 +8,7 @@ python train.py --resume runs/cifar10-ViT-root-k3-m3-seed0        continue where
 torchrun --nproc_per_node=8 train.py --dataset food-101 --bs 4096  8 GPUs, one machine
 """
 
+import math
 import sys
 import tempfile
 import time
@@ -206,7 +207,7 @@ def build(args, typed, world, stop, known_data=None):
 
     loss_options = {name: getattr(args, name) for name in loss_parameters(args.loss) if hasattr(args, name)}
     weight = None
-    if args.class_weights == "balanced":
+    if args.class_weights == "balanced" and data.train:
         counts = torch.tensor(data.class_counts, dtype=torch.float32)
         weight = counts.sum() / (len(counts) * counts)
     smoothing = {"label_smoothing": args.label_smoothing} if args.label_smoothing else {}
@@ -321,6 +322,8 @@ def run_epochs(job, directory):
             "train_loss": train_loss,
             "train_acc": train_acc,
             "lr": trainer.optimizer.param_groups[0]["lr"],
+            "test_loss": math.nan,  # until the end, where a validation set chooses
+            "test_acc": math.nan,
             **{f"{chooser}_{name}": value for name, value in scores.items()},
         }
         if trainer.averaged is not None:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -196,18 +197,69 @@ def test_impossible_request_is_a_value_error_with_a_way_out(kwargs, message):
         ("timm:swinv2_tiny_window8_256", True),
     ],
 )
-def test_transformers_are_told_from_convolutional_nets(name, transformer):
-    model = build_on_meta(name, 10, models.default_image_size(name) or 32)
-    assert models.is_transformer(model) is transformer
-    assert models.is_transformer(nn.Sequential(model)) is transformer  # wrapped, as DDP does
+def test_a_transformer_wants_a_small_rate_and_a_cnn_its_channels_last(name, transformer):
+    facts = models.net_facts(name)
+    assert (facts.lr, facts.channels_last) == ((1e-4, False) if transformer else (1e-3, True))
 
 
-def test_default_image_size_is_set_only_where_the_net_asks_for_one():
-    assert {name: models.default_image_size(name) for name in OURS} == dict.fromkeys(OURS)
-    assert models.default_image_size("ViT-timm") == 384
-    assert models.default_image_size("timm:vit_tiny_patch16_224") == 224
-    assert models.default_image_size("timm:resnet18") is None
-    assert models.default_image_size("timm:resnet18", pretrained=True) == 224
+# Attention throughout, in half of the stages, or only at the end; convolutions with attention over channels.
+@pytest.mark.parametrize(
+    "names,transformer",
+    [
+        (
+            "vit_base_patch16_224 beit_base_patch16_224 eva02_tiny_patch14_224 deit_tiny_patch16_224",
+            1,
+        ),
+        (
+            "swin_tiny_patch4_window7_224 swinv2_cr_tiny_224 twins_svt_small pvt_v2_b0 mvitv2_tiny hiera_tiny_224",
+            1,
+        ),
+        (
+            "fastvit_t8 efficientvit_b1 efficientvit_m0 levit_128 tiny_vit_5m_224 mobilevit_s",
+            1,
+        ),
+        (
+            "resnet50 seresnet50 ecaresnet26t skresnet18 resnest14d efficientnet_b0 mobilenetv3_large_100 regnety_002",
+            0,
+        ),
+        (
+            "convnext_tiny convmixer_768_32 densenet121 vgg16 nfnet_l0 repvit_m0_9 focalnet_tiny_srf ghostnet_100",
+            0,
+        ),
+    ],
+)
+def test_timm_nets_are_known_by_their_file(names, transformer):
+    facts = [models.net_facts(f"timm:{name}") for name in names.split()]
+    assert {(f.lr, f.channels_last) for f in facts} == {(1e-4, False) if transformer else (1e-3, True)}
+
+
+@pytest.mark.parametrize(
+    "name", ["vit_base_patch16_384", "resnet50.tv_in1k", "convnext_tiny.in12k", "vit_base_patch16_clip_224"]
+)
+def test_pretrained_nets_are_fed_what_their_weights_expect_and_others_the_datas_own(name):
+    truth = timm.data.resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())
+    facts = models.net_facts(f"timm:{name}", pretrained=True)
+    found = (facts.mean, facts.std, facts.interpolation, facts.crop_pct, facts.native_size)
+    wanted = (truth["mean"], truth["std"], truth["interpolation"], truth["crop_pct"], truth["input_size"][-1])
+    assert found == wanted
+    from_scratch = models.net_facts(f"timm:{name}")
+    assert (from_scratch.mean, from_scratch.std, from_scratch.crop_pct) == (None, None, 1.0)
+
+
+def test_vit_timm_is_always_fed_as_its_weights_expect():
+    facts = models.net_facts("vit_timm")
+    assert facts.mean == facts.std == (0.5, 0.5, 0.5) and facts.interpolation == "bicubic"
+
+
+def test_a_native_size_is_set_only_where_the_net_asks_for_one():
+    def size(name, **options):
+        return models.net_facts(name, **options).native_size
+
+    assert {name: size(name) for name in OURS} == dict.fromkeys(OURS)
+    assert size("ViT-timm") == 384
+    assert size("timm:vit_tiny_patch16_224") == 224
+    assert size("timm:resnet18") is None
+    assert size("timm:resnet18", pretrained=True) == 224
 
 
 @pytest.mark.parametrize("name", ["timm:resnet10t", "TIMM:vit_tiny_patch16_224", "timm:resnet18.a1_in1k"])
