@@ -159,7 +159,7 @@ def build(args, typed, world, stop, known_data=None):
 
     from data import build_data
     from engine.checkpoint import seed_everything
-    from engine.identity import same_classes, same_data
+    from engine.identity import same_data
     from engine.optim import build_optimizer
     from engine.precision import Precision, choose_kernels, why_not_compile
     from engine.trainer import Trainer
@@ -198,11 +198,10 @@ def build(args, typed, world, stop, known_data=None):
         skip_bad=args.skip_bad, cache=args.cache, workers=args.workers, seed=args.seed, rank=world.rank,
         world_size=world.size, mean=wishes.mean, std=wishes.std, interpolation=wishes.interpolation,
         crop_pct=wishes.crop_pct, eval_only=args.eval_only,
+        class_names=info.class_names if info and args.eval_only else None,
     )  # fmt: skip
     data = build_data(args.dataset, args.data_dir, size or 0, args.bs, world.device, options)
-    if info and args.eval_only:
-        same_classes(info.class_names, data.class_names, best)
-    elif known_data:
+    if known_data and not args.eval_only:
         same_data(known_data, facts_of(data), args.dataset, args.resume)
 
     loss_options = {name: getattr(args, name) for name in loss_parameters(args.loss) if hasattr(args, name)}

@@ -151,8 +151,7 @@ def load_run(path: str | Path) -> tuple[nn.Module, Callable[..., Tensor], list[s
     net : nn.Module
         In evaluation mode, on the CPU.
     transform : callable
-        From an image file's path or a PIL image to a tensor (1, 3, H, W): the pixels that the training's own
-        test saw.
+        From an image file's path to a tensor (1, 3, H, W): the pixels that the training's own test saw.
     class_names : list of str
 
     Raises
@@ -160,7 +159,9 @@ def load_run(path: str | Path) -> tuple[nn.Module, Callable[..., Tensor], list[s
     ModelError
         No weights there, or none that say what net they are of.
     """
-    from data.images import square_pixels  # decoding is the data's; imported where both meet
+    # Decoding is the data's; imported here, where both meet.
+    from data.augment import resize_squares
+    from data.images import common_square_size, decode
 
     path = Path(path)
     if path.is_dir():
@@ -178,8 +179,14 @@ def load_run(path: str | Path) -> tuple[nn.Module, Callable[..., Tensor], list[s
     mean, std = (torch.tensor(x).view(3, 1, 1) for x in (info.mean, info.std))
 
     def transform(image) -> Tensor:
-        pixels = square_pixels(image, info.image_size, info.interpolation, info.crop_pct)
-        return ((torch.from_numpy(pixels) / 255 - mean) / std)[None]
+        size, how = info.image_size, (info.interpolation, info.crop_pct)
+        # small squares are enlarged as tensors, as the training does
+        stored = min(size, common_square_size([str(image)]) or size)
+        pixels = decode(str(image), stored, how[0], how[1] if stored == size else 1.0)
+        pixels = torch.from_numpy(pixels.copy())[None]
+        if stored < size:
+            pixels = resize_squares(pixels, size, *how)
+        return (pixels / 255 - mean) / std
 
     return net.eval(), transform, list(info.class_names)
 
