@@ -190,7 +190,7 @@ def read_labels(
     texts: list[str | None] = [None] * len(position)
     for line, row in enumerate(rows, 2):
         name, text = (row[key] or "").strip(), (row[column] or "").strip()
-        name = name if isinstance(names, int) else name.removeprefix("./").removeprefix("train/")
+        name = name if name in position else name.removeprefix("./").removeprefix("train/")
         if name not in position:
             raise DataError(f"{file}, line {line}: there is no training image {name!r}")
         if texts[position[name]] is not None:

@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 
@@ -60,9 +60,10 @@ def _signs_of_life(store) -> Iterator[None]:
     done = threading.Event()
 
     def beat():
-        while not done.is_set():
-            store.add("beat", 1)
-            done.wait(_BEAT_S)
+        with suppress(RuntimeError):  # without the store nobody listens
+            while not done.is_set():
+                store.add("beat", 1)
+                done.wait(_BEAT_S)
 
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()
@@ -75,12 +76,15 @@ def _signs_of_life(store) -> Iterator[None]:
 
 def _wait(store, ready: Callable[[], bool]) -> None:
     beat, heard = -1, time.monotonic()
-    while not ready():
-        if store.check(["failed"]):
-            raise DataError(f"another process failed: {store.get('failed').decode(errors='replace')}")
-        now, before = time.monotonic(), beat
-        beat = store.add("beat", 0)
-        heard = now if beat != before else heard
-        if now - heard > _SILENCE_S:
-            raise DataError(f"the process that prepares the data has been silent for {_SILENCE_S} s")
-        time.sleep(_POLL_S)
+    try:
+        while not ready():
+            if store.check(["failed"]):
+                raise DataError(f"another process failed: {store.get('failed').decode(errors='replace')}")
+            now, before = time.monotonic(), beat
+            beat = store.add("beat", 0)
+            heard = now if beat != before else heard
+            if now - heard > _SILENCE_S:
+                raise DataError(f"the process that prepares the data has been silent for {_SILENCE_S} s")
+            time.sleep(_POLL_S)
+    except RuntimeError as error:  # the store went with the process that held it
+        raise DataError(f"another process ended: {one_line(error)}") from error

@@ -191,7 +191,7 @@ def test_files_left_out_are_counted_by_suffix(folder):
         (folder / "train" / name).write_text("x")
     save(folder / "val" / "loose.png")
     notes = build(folder).notes
-    assert "left out of train/ for their suffix: 3 files (2 .heic, 1 without one)" in notes
+    assert "left out of train/ for their suffix: 3 files (2 .heic, 1 without one) of 'ant', 'bee'" in notes
     assert "left out of val/: 1 images in no class folder" in notes
     assert not [note for note in build(folder).notes if "suffix" in note and "val/" in note]
 

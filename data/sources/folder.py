@@ -114,8 +114,12 @@ def _split(folder: Path, class_names: list[str], train_root: Path | None, notes:
     left_out: Counter[str] = Counter()
     paths: list[str] = []
     labels: list[int] = []
+    classes: list[str] = []
     for name in present:
+        before = left_out.total()
         images = find_images(folder / name, left_out)
+        if left_out.total() > before:
+            classes.append(name)
         if not images:
             raise DataError(
                 f"class folder {folder / name} has no images in it; add some or remove the folder"
@@ -124,7 +128,9 @@ def _split(folder: Path, class_names: list[str], train_root: Path | None, notes:
         paths += images
         labels += [number[name]] * len(images)
     if left_out:
-        notes.append(f"left out of {folder.name}/ for their suffix: {_suffixes(left_out)}")
+        notes.append(
+            f"left out of {folder.name}/ for their suffix: {_suffixes(left_out)} of {_some(classes)}"
+        )
     outside = [p.name for p in folder.iterdir() if p.is_file() and p.name.lower().endswith(EXTENSIONS)]
     outside = [name for name in outside if not name.startswith(".")]
     if outside:
