@@ -28,7 +28,7 @@ from .base import ClassLoss, at_least_float32, check_real, check_reduction, clas
 LINEAR_RANGE = 2.0**24
 
 
-def exact_range(dtype: torch.dtype, k: float, m: float) -> float:
+def exact_range(dtype: torch.dtype, k: float | Tensor, m: float | Tensor) -> float | Tensor:
     """The largest x = ℓ/k up to which :func:`rlo_loss` is m · expm1(x) exactly, for logits of `dtype`.
 
     Chosen so that m times the linear continuation stays finite, and that the slope (m/k) e^x, which is
@@ -36,18 +36,25 @@ def exact_range(dtype: torch.dtype, k: float, m: float) -> float:
     70 in bf16 and fp32, 691 in fp64.
     """
     computed_in = torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+    if isinstance(k, Tensor) or isinstance(m, Tensor):  # logarithms, which float32 can hold
+        k, m = torch.as_tensor(k), torch.as_tensor(m)
+        value = math.log(torch.finfo(computed_in).max / LINEAR_RANGE) - m.log().clamp(min=0)
+        slope = math.log(torch.finfo(dtype).max) - (m / k).log().clamp(min=0)
+        return torch.minimum(value, slope) - 0.2
     largest_value = torch.finfo(computed_in).max / LINEAR_RANGE / max(m, 1.0)
     largest_slope = torch.finfo(dtype).max / max(m / k, 1.0)
     return math.log(min(largest_value, largest_slope)) - 0.2
 
 
-def expm1_then_linear(x: Tensor, start: float) -> Tensor:
+def expm1_then_linear(x: Tensor, start: float | Tensor) -> Tensor:
     """e^x − 1 up to `start`, then its tangent there (so C¹), and constant from ``start + LINEAR_RANGE``."""
     # The join itself belongs to the exponential: masked_fill keeps its slope there, and hardtanh's is 0 at
     # both its ends (clamp's differs between versions). hardtanh and add are one operation each way, and on
     # a batch of losses it is their number that costs.
     below = x.masked_fill(x > start, start)
     line = F.hardtanh(x - start, 0.0, LINEAR_RANGE)
+    if isinstance(start, Tensor):
+        return torch.expm1(below) + line * start.to(x.dtype).exp()
     return torch.add(torch.expm1(below), line, alpha=math.exp(start))
 
 
@@ -80,7 +87,7 @@ def rlo_from_ce(cross_entropy: Tensor, k: float = 3.0, m: float = 3.0) -> Tensor
     """m (e^(ℓ/k) − 1) of per-sample cross entropies ℓ, elementwise; linear where that would overflow.
 
     >>> rlo_from_ce(torch.tensor([0.0, 0.6931, 1.3863]), k=1, m=1)
-    tensor([0.0000, 1.0000, 3.0000])
+    tensor([0.0000, 0.9999, 3.0000])
 
     Parameters, returns and errors are those of :func:`root_from_ce`; `k` and `m` are numbers.
     """
@@ -249,7 +256,9 @@ def rooted_logistic_loss(
     start = exact_range(logits.dtype, k, k)
     logits = at_least_float32(logits)
     target = target.to(logits.dtype)
-    if target.device.type == "cpu" and not bool(((target >= 0) & (target <= 1)).all()):
+    # A graph that is being compiled, or a batch of vmap, has no values to look at.
+    has_values = not torch.compiler.is_compiling() and not torch._C._functorch.is_batchedtensor(target)
+    if target.device.type == "cpu" and has_values and not bool(((target >= 0) & (target <= 1)).all()):
         raise ValueError(
             "labels must lie in [0, 1], the class or its probability; for labels y of −1 and +1 pass (y + 1) / 2"
         )
@@ -275,18 +284,6 @@ class _RootedLoss(ClassLoss):
         _check(k, m)
         self.k, self.m = k, m
 
-    def extra_repr(self) -> str:
-        return f"k={self.k:g}, m={self.m:g}, {super().extra_repr()}"
-
-
-class RootLoss(_RootedLoss):
-    """:func:`root_loss` as a module: ``RootLoss(k=3.0, m=3.0, *, weight=None, ignore_index=-100, …)``."""
-
-    @property
-    def logit_scale(self) -> float:
-        """1 − 1/k; at k ≤ 1 the loss is minimal at the most probable class alone, and nothing is corrected."""
-        return 1 - 1 / float(self.k) if float(self.k) > 1 else 1.0
-
     def anneal(self, k: float) -> None:
         """Move k, and m with it so that m/k stays: the next step computes with it, compiled or not."""
         _check(k, 1.0)
@@ -299,6 +296,18 @@ class RootLoss(_RootedLoss):
         self.k.fill_(k)
         self.m.fill_(k * self._ratio)
 
+    def extra_repr(self) -> str:
+        return f"k={float(self.k):g}, m={float(self.m):g}, {super().extra_repr()}"
+
+
+class RootLoss(_RootedLoss):
+    """:func:`root_loss` as a module: ``RootLoss(k=3.0, m=3.0, *, weight=None, ignore_index=-100, …)``."""
+
+    @property
+    def logit_scale(self) -> float:
+        """1 − 1/k; at k ≤ 1 the loss is minimal at the most probable class alone, and nothing is corrected."""
+        return 1 - 1 / float(self.k) if float(self.k) > 1 else 1.0
+
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         return root_loss(logits, target, self.k, self.m, **self.options())
 
@@ -309,7 +318,7 @@ class RLOLoss(_RootedLoss):
     @property
     def logit_scale(self) -> float:
         """1 + 1/k."""
-        return 1 + 1 / self.k
+        return 1 + 1 / float(self.k)
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         return rlo_loss(logits, target, self.k, self.m, **self.options())
