@@ -10,9 +10,14 @@ import sys
 from pathlib import Path
 
 from common import UserError
-from engine.cli import Parser, fail, number
+from engine.cli import Parser, number, one_line_errors
 
 DEFAULT_BASELINE = "loss=ce"
+DIFFERENCE = "last − baseline, 95 % interval"
+LEGEND = (
+    "± is the standard deviation over seeds; in differences it is half the 95 % interval. A tie contains zero; "
+    "* does not; ** still does not after Holm's correction over the table."
+)
 SHARES = (0.90, 0.95, 0.99)  # of the best group's last accuracy: the default targets
 
 
@@ -38,12 +43,8 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
-    try:
+    with one_line_errors("compare.py"):
         compare(args)
-    except UserError as error:
-        fail(error, "compare.py", error.exit_code)
 
 
 def compare(args):
@@ -82,7 +83,7 @@ def compare(args):
     for note in notes:
         print(f"compare.py: {note}", file=sys.stderr)
     text = markdown(rows)
-    for name, content in (("table.md", text), ("table.csv", comma_separated(rows))):
+    for name, content in (("table.md", f"{text}\n{LEGEND}\n"), ("table.csv", comma_separated(rows))):
         data = content.encode(errors="backslashreplace")
         write_atomically(out / name, lambda file, data=data: file.write(data))
     draw_curves(groups, out / "accuracy-epochs.png", "epoch")
@@ -91,6 +92,7 @@ def compare(args):
     draw_against_noise(groups, out / "accuracy-noise.png", "test_acc", "last test accuracy (%)")
     draw_against_noise(groups, out / "calibration-noise.png", "test_ece", "expected calibration error (%)")
     print(text, end="")
+    print(f"table.md, table.csv and plots are in {out}", file=sys.stderr)
 
 
 def first_of(notes):
@@ -136,7 +138,7 @@ def baseline_of(group, groups, changes):
 
 def tabulate(groups, changes, targets):
     """A dict of column to text for each group."""
-    from comparison.statistics import difference, first_at, mean_and_std
+    from comparison.statistics import difference, first_at, holm, mean_and_std
 
     def shown(values):
         mean, std = mean_and_std(values)
@@ -172,14 +174,16 @@ def tabulate(groups, changes, targets):
                 mean = mean_and_std(column(*r) for r in reached)[0] if reached else None
                 row[f"{unit} to {name}"] = "–" if mean is None else f"{mean:.1f}{of}"
         against = baseline_of(group, groups, changes)
-        row["last − baseline, 95 % interval"] = (
-            str(difference(last[id(group)], last[id(against)])) if against else ""
-        )
+        counts = [run.test_images for run in runs if run.test_images]
+        resolution = 100 / min(counts) if counts else 0.0
+        row[DIFFERENCE] = difference(last[id(group)], last[id(against)], resolution) if against else ""
         if against and all("test_ece" in run.columns for g in (group, against) for run in g.runs.values()):
             ours, theirs = (g.values(lambda run: run.columns["test_ece"][-1]) for g in (group, against))
-            row["calibration error − baseline"] = str(difference(ours, theirs))
+            row["calibration error − baseline"] = difference(ours, theirs)
         rows.append(row)
-    return rows
+    for column in (DIFFERENCE, "calibration error − baseline"):
+        holm([row.get(column) or None for row in rows])
+    return [{name: str(value) for name, value in row.items()} for row in rows]
 
 
 def markdown(rows):

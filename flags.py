@@ -201,3 +201,19 @@ def regression_parser(documentation: str = "Logistic regression.\n\npython regre
         help="directory for the table and plots (default: ./runs/regression-<dataset>)")
     # fmt: on
     return parser
+
+
+def parse_train(argv: list[str] | None = None, documentation: str | None = None):
+    """train.py's flags, checked as far as they can be alone, and the names of those that were typed."""
+    parser = train_parser(documentation) if documentation else train_parser()
+    args, typed = parser.parse_typed(argv)
+    for name in ("dataset", "net", "data_dir", "out", "run_name", "checkpoint", "resume", "train_labels"):
+        if name in typed and not getattr(args, name):  # an unset variable of the shell, as a rule
+            parser.error(f"--{name.replace('_', '-')} is empty: give it a value, or leave it out")
+    if bool(args.train_labels) != bool(args.label_column):
+        parser.error("--train-labels FILE and --label-column NAME go together: give both")
+    if args.warmup and args.warmup >= args.epochs:
+        parser.error(f"--warmup {args.warmup:g} must be shorter than the {args.epochs} epochs of --epochs")
+    if args.k_end and args.loss != "root":
+        parser.error(f"--k-end moves the k of the root loss: leave it out with --loss {args.loss}")
+    return args, typed

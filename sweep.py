@@ -11,7 +11,6 @@ sbatch --array=1-6 --wrap 'sh -c "$(sed -n ${SLURM_ARRAY_TASK_ID}p lines.txt)"'
 import csv
 import itertools
 import os
-import re
 import shlex
 import signal
 import subprocess
@@ -20,16 +19,22 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import train
 from common import UserError, write_atomically
-from engine.cli import Parser, fail, number
-from engine.run_directory import RunDirectory
-from flags import NOT_OF_THE_RUN, WHERE_AND_HOW
+from engine.cli import Parser, number, one_line_errors
+from engine.run_directory import RunDirectory, run_name
+from flags import parse_train, train_parser
+from losses import loss_parameters
 
-ROOTED = ("root", "rlo")
-# Flags of train.py that may have several values here, in the order of the loops: the last one turns fastest.
-GRID = ("seed", "dataset", "net", "label-noise", "opt", "lr", "loss", "k", "m")
-OURS = {"out", "run_name", "resume", "eval_only", "list_nets"}  # what every command gets from here, or never
+OURS = {"out", "run_name", "resume", "eval_only", "list_nets", "quick"}  # set here for every run, or never
+# Every flag of train.py that takes a value may have several here. Loops nest in this order, the last one turns
+# fastest; the others come before them.
+FASTEST = ("dataset", "net", "label-noise", "opt", "lr", "loss", "k", "m")
+_VALUED = [
+    action.option_strings[0].removeprefix("--")
+    for action in train_parser()._actions
+    if action.nargs is None and action.dest not in OURS
+]
+GRID = (*sorted(name for name in _VALUED if name not in FASTEST), *FASTEST)
 
 
 @dataclass
@@ -105,7 +110,7 @@ def make_jobs(args):
     UserError
         If the grid makes no sense; what train.py would refuse, it refuses itself, with its own line.
     """
-    common, typed = train.parse_args(args.rest)
+    common, typed = parse_train(args.rest)
     given = {name: getattr(args, name.replace("-", "_")) or [None] for name in GRID}
     twice = OURS | {name.replace("-", "_") for name in GRID if given[name] != [None]}
     for name in sorted(typed & twice):
@@ -114,42 +119,26 @@ def make_jobs(args):
     jobs = {}
     for values in itertools.product(*given.values()):
         chosen = dict(zip(GRID, values, strict=True))
-        if (chosen["loss"] or common.loss).lower() not in ROOTED:
-            chosen["k"] = chosen["m"] = None
-        elif several_m and (chosen["opt"] or common.opt) != "sgd":
+        own = loss_parameters((chosen["loss"] or common.loss).lower())
+        chosen |= {name: None for name in ("k", "m", "alpha", "gamma") if name in chosen and name not in own}
+        if "m" in own and several_m and (chosen["opt"] or common.opt) != "sgd":
             raise UserError(
                 "several --m need --opt sgd: Adam does not see m, its runs would be the same "
                 "(--sweep-m-under-adam makes them)"
             )
         words = [word for name, value in chosen.items() if value is not None for word in (f"--{name}", value)]
         words = [*args.rest, *words, "--out", args.out]
-        words += ["--run-name", name_of(vars(train.parse_args(words)[0])), "--resume", "auto"]
-        job = Job(words, vars(train.parse_args(words)[0]))
+        words += ["--run-name", run_name(vars(parse_train(words)[0])), "--resume", "auto"]
+        job = Job(words, vars(parse_train(words)[0]))
         if jobs.setdefault(job.name, job).flags != job.flags:  # equal ones: ce comes once for each k
             raise UserError(f"two runs would be called {job.name}: sweep them with an --out each")
     return list(jobs.values())
 
 
-def name_of(flags):
-    """A name for a run that says all its flags but those at their defaults: equal for equal runs only."""
-    defaults = vars(train.parse_args([])[0])
-    loss = flags["loss"]
-    parts = [flags["dataset"], flags["net"], loss]
-    parts += [f"{n}{flags[n]:g}" for n in ("k", "m") if loss in ROOTED]
-    hidden = NOT_OF_THE_RUN | WHERE_AND_HOW | {"run_name", "dataset", "net", "loss", "k", "m", "seed"}
-    hidden |= set() if loss == "focal" else {"alpha", "gamma"}
-    for name, value in flags.items():
-        if name not in hidden and value != defaults[name]:
-            parts.append(name if value is True else f"{name}{value}")
-    return re.sub(r"[^\w.+]+", "-", "-".join([*parts, f"seed{flags['seed']}"]))
-
-
 def main(argv=None):
     args = parse_args(argv)
-    try:
+    with one_line_errors("sweep.py"):
         sys.exit(sweep(args))
-    except UserError as error:
-        fail(error, "sweep.py")
 
 
 def sweep(args):

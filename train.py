@@ -20,7 +20,7 @@ from pathlib import Path
 from common import EXIT_DIVERGED, UserError
 from data import DataOptions
 from engine.cli import fail, one_line_errors
-from flags import FREE_ON_RESUME, train_parser
+from flags import FREE_ON_RESUME, parse_train, train_parser
 
 # Compiling takes a minute or so; --compile auto spends it only on runs that have the steps to earn it back.
 COMPILE_FROM_STEPS = 2000
@@ -50,16 +50,7 @@ class Job:
 
 def parse_args(argv=None):
     """The flags, and the names of those that were typed."""
-    parser = train_parser(__doc__)
-    args, typed = parser.parse_typed(argv)
-    for name in ("dataset", "net", "data_dir", "out", "run_name", "checkpoint", "resume", "train_labels"):
-        if name in typed and not getattr(args, name):  # an unset variable of the shell, as a rule
-            parser.error(f"--{name.replace('_', '-')} is empty: give it a value, or leave it out")
-    if bool(args.train_labels) != bool(args.label_column):
-        parser.error("--train-labels FILE and --label-column NAME go together: give both")
-    if args.warmup and args.warmup >= args.epochs:
-        parser.error(f"--warmup {args.warmup:g} must be shorter than the {args.epochs} epochs of --epochs")
-    return args, typed
+    return parse_train(argv, __doc__)
 
 
 def main(argv=None):
@@ -212,8 +203,6 @@ def build(args, typed, world, stop, known_data=None):
     smoothing = {"label_smoothing": args.label_smoothing} if args.label_smoothing else {}
     loss = build_loss(args.loss, **loss_options, **smoothing, weight=weight).to(world.device)
     if args.k_end:
-        if not hasattr(loss, "anneal"):
-            raise UserError(f"--k-end moves the k of root and rlo; --loss {args.loss} has none")
         loss.anneal(args.k)
 
     net = build_model(

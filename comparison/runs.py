@@ -9,14 +9,21 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from common import UserError
+from data import canonical_name
 from engine.cli import Parser
 from flags import NOT_OF_THE_RUN, WHERE_AND_HOW
+from losses import loss_names, loss_parameters
 
 # Flags that do not tell one experiment from another.
 IGNORED = NOT_OF_THE_RUN | WHERE_AND_HOW | {"seed", "run_name"}
-LOSS_FLAGS = ("loss", "k", "m", "alpha", "gamma")
-USED_BY = {"root": {"k", "m"}, "rlo": {"k", "m"}, "focal": {"alpha", "gamma"}, "ce": set()}
-NEEDED = ("epoch", "step", "test_acc", "epoch_seconds")
+# "loss", and the flags that any loss has for parameters; k_end belongs to the loss as well.
+LOSS_FLAGS = (
+    "loss",
+    *dict.fromkeys(name for loss in loss_names() for name in loss_parameters(loss)),
+    "k_end",
+)
+NEEDED = ("epoch", "step", "epoch_seconds")
 
 
 @dataclass
@@ -27,11 +34,18 @@ class Run:
     flags: dict
     columns: dict[str, list[float]]
     written: float  # the time of metrics.csv
+    facts: dict = field(default_factory=dict)  # what config.json says of the data
 
     @property
     def is_finished(self) -> bool:
         steps = self.flags["max_steps"]
         return self.columns["epoch"][-1] >= self.flags["epochs"] or 0 < steps <= self.columns["step"][-1]
+
+    @property
+    def test_images(self) -> int | None:
+        """Images that the accuracy is of, where the run says so."""
+        number = self.facts.get("test")
+        return number if type(number) is int and number > 0 else None
 
     @property
     def accuracy(self) -> list[float]:
@@ -100,8 +114,10 @@ def read_run(path: Path, parser: Parser) -> Run:
     if not isinstance(config, dict) or not {"dataset", "net", "loss", "seed"} <= config.keys():
         raise ValueError(f"{path}: config.json is not that of a training")
     flags = {name: config.get(name, default) for name, default in vars(parser.parse_args([])).items()}
+    flags["dataset"] = _one_name(flags["dataset"])
     try:
-        parser.check(flags)
+        gone = isinstance(flags["loss"], str) and flags["loss"] not in loss_names()
+        parser.check(flags | ({"loss": loss_names()[0]} if gone else {}))  # a loss that is no more
     except ValueError as error:
         raise ValueError(f"{path}: config.json is damaged: {error}") from None
     if not rows:
@@ -109,6 +125,8 @@ def read_run(path: Path, parser: Parser) -> Run:
     try:
         names = [name for name in rows[0] if name]
         columns = {name: [float(row[name]) if row[name] else math.nan for row in rows] for name in names}
+        if "val_acc" in columns:  # the test set is not read before the end of such a run
+            columns |= {name.replace("val_", "test_"): x for name, x in columns.items() if name[:4] == "val_"}
         epochs, accuracies = columns["epoch"], columns["test_acc"]
         if (
             not all(math.isfinite(value) for name in NEEDED for value in columns[name])
@@ -119,12 +137,22 @@ def read_run(path: Path, parser: Parser) -> Run:
             raise ValueError
     except (KeyError, TypeError, ValueError):
         raise ValueError(f"{path}: metrics.csv is damaged") from None
-    return Run(path, flags, columns, written)
+    facts = config.get("data")
+    return Run(path, flags, columns, written, facts if isinstance(facts, dict) else {})
+
+
+def _one_name(dataset: object) -> object:
+    """``folder:x``, ``folder:x/`` and the absolute path are one data set."""
+    try:
+        return canonical_name(dataset) if isinstance(dataset, str) else dataset
+    except UserError:  # a data set that is no more
+        return dataset
 
 
 def essence(flags: dict) -> dict:
     """The flags that make a run what it is: without seed, places, and what its loss does not use."""
-    unused = set(LOSS_FLAGS[1:]) - USED_BY[flags["loss"]]
+    known = flags["loss"] in loss_names()  # a run of a loss that is no more keeps all of them
+    unused = set(LOSS_FLAGS[1:-1]) - set(loss_parameters(flags["loss"])) if known else set()
     return {name: value for name, value in sorted(flags.items()) if name not in IGNORED | unused}
 
 
@@ -152,7 +180,8 @@ def group_runs(runs: Iterable[Run]) -> tuple[list[Group], list[str]]:
 
 
 def _order(flags: dict) -> tuple:
-    return ("ce", "focal", "root", "rlo").index(flags["loss"]), flags.get("k", 0), flags.get("m", 0)
+    names = [*loss_names(), flags["loss"]]  # in the registry's order, unknown ones at the end
+    return names.index(flags["loss"]), flags.get("k", 0), flags.get("m", 0)
 
 
 def _label(groups: list[Group]) -> None:

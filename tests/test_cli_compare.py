@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import sys
 
@@ -12,7 +13,7 @@ from scipy import stats
 import compare
 from comparison import plots
 from comparison.runs import Group
-from comparison.statistics import difference, first_at, mean_and_std
+from comparison.statistics import Difference, difference, first_at, holm, mean_and_std
 
 FLAGS = {
     "dataset": "digits", "net": "vit", "loss": "root", "k": 3.0, "m": 3.0, "alpha": 0.25, "gamma": 2.0,
@@ -61,7 +62,7 @@ def runs(tmp_path):
 
 def test_the_table_says_what_scipy_says(runs, tmp_path, capsys):
     rows, err = table(capsys, runs, "--out", tmp_path / "out", "--target", 60, 85, 99)
-    assert list(rows) == ["ce", "root k=3 m=3"] and not err
+    assert list(rows) == ["ce", "root k=3 m=3"] and err.count("\n") == 1 and str(tmp_path / "out") in err
     ce, root = rows["ce"], rows["root k=3 m=3"]
     assert ce["last accuracy"] == f"81.00 ± {np.std([80, 82, 81], ddof=1):.2f}"
     assert ce["best accuracy"].startswith("86.00")
@@ -71,8 +72,15 @@ def test_the_table_says_what_scipy_says(runs, tmp_path, capsys):
     assert root["epochs to 85 %"] == "4.0 (2/4)" and root["epochs to 99 %"] == "–"
     interval = stats.ttest_rel([84, 85, 88], [80, 82, 81]).confidence_interval(0.95)
     low, high = interval
-    assert root["last − baseline, 95 % interval"] == f"+4.67 ± {(high - low) / 2:.2f} (tie)" and low < 0
-    assert root["calibration error − baseline"] == f"-8.00 ± {stats.t.ppf(0.975, 2) / np.sqrt(3):.2f}"
+    assert (
+        root["last − baseline, 95 % interval"]
+        == f"+4.67 ± {(high - low) / 2:.2f} (tie) (n = 3, without seed 3)"
+    )
+    assert low < 0
+    assert (
+        root["calibration error − baseline"]
+        == f"-8.00 ± {stats.t.ppf(0.975, 2) / np.sqrt(3):.2f} ** (n = 3, without seed 3)"
+    )
     assert ce["last − baseline, 95 % interval"] == ""
 
 
@@ -80,7 +88,7 @@ def test_files_hold_the_table_and_the_pictures(runs, tmp_path, capsys):
     rows, _ = table(capsys, runs, "--out", tmp_path / "out")
     with open(tmp_path / "out" / "table.csv") as file:
         assert {row["group"]: row for row in csv.DictReader(file)} == rows
-    assert (tmp_path / "out" / "table.md").read_text().count("\n") == 4
+    assert (tmp_path / "out" / "table.md").read_text().count("\n") == 6
     assert {p.name for p in (tmp_path / "out").iterdir()} == {
         "table.md", "table.csv", "accuracy-epochs.png", "accuracy-seconds.png",
     }  # fmt: skip
@@ -118,7 +126,7 @@ def test_broken_runs_are_named_and_skipped(runs, tmp_path, capsys):
     wrong = ("half", "doubled", "accuracy", "type", "list", "range")
     assert [name for name in wrong if f"/{name}: " not in err] == []
     assert [name for name in ("torn", "json", "empty", "gone", "nan") if f"/{name}: " not in err] == []
-    assert err.count("\n") == 5 + len(wrong)
+    assert err.count("\n") == 6 + len(wrong)
 
 
 def test_a_run_from_before_a_flag_existed_has_its_default(tmp_path, capsys):
@@ -126,7 +134,9 @@ def test_a_run_from_before_a_flag_existed_has_its_default(tmp_path, capsys):
         make(tmp_path, f"old{seed}", [50 + seed], loss="ce", seed=seed)
         make(tmp_path, f"new{seed}", [52 + seed], seed=seed, accumulate=1, sync_bn=False, size=0)
     rows, _ = table(capsys, tmp_path, "--out", tmp_path / "out")
-    assert rows["root k=3 m=3"]["last − baseline, 95 % interval"] == "+2.00 ± 0.00"
+    assert rows["root k=3 m=3"]["last − baseline, 95 % interval"] == (
+        "+2.00 (no interval: 2 seeds are too few)"
+    )
 
 
 def test_a_baseline_that_is_not_there_or_not_one_group_is_said(tmp_path, capsys):
@@ -214,8 +224,9 @@ def test_the_baseline_can_be_any_flag(tmp_path, capsys):
         make(tmp_path, f"sgd{seed}", [40 + 3 * seed], opt="sgd", seed=seed)
     rows, _ = table(capsys, tmp_path, "--out", tmp_path / "out", "--baseline", "opt=adam")
     assert rows["root k=3 m=3, adam"]["last − baseline, 95 % interval"] == ""
-    half = stats.t.ppf(0.975, 1) * np.std([-10, -8], ddof=1) / np.sqrt(2)
-    assert rows["root k=3 m=3, sgd"]["last − baseline, 95 % interval"] == f"-9.00 ± {half:.2f} (tie)"
+    assert rows["root k=3 m=3, sgd"]["last − baseline, 95 % interval"] == (
+        "-9.00 (no interval: 2 seeds are too few)"
+    )
 
 
 @pytest.mark.parametrize("trial", range(5))
@@ -228,6 +239,38 @@ def test_intervals_are_scipys(trial):
     expected = stats.ttest_ind(a, b[:3], equal_var=False).confidence_interval()
     assert (welch.low, welch.high) == pytest.approx(tuple(expected)) and not welch.paired
     assert mean_and_std(a) == pytest.approx((a.mean(), a.std(ddof=1)))
+
+
+def test_no_interval_is_narrower_than_one_test_image():
+    """Three seeds that differ by the same one of 360 images: that is no certainty."""
+    step = 100 / 360
+    a = {seed: 97.0 - step for seed in range(3)}
+    b = dict.fromkeys(range(3), 97.0)
+    blind, seeing = difference(a, b), difference(a, b, step)
+    assert blind.high - blind.low < 1e-9
+    assert (seeing.low, seeing.high) == pytest.approx((-1.5 * step, -0.5 * step))
+    assert difference(dict.fromkeys(range(3), 97.0), b, step).is_tie
+
+
+def test_seeds_of_one_side_are_named():
+    d = difference({0: 1.0, 1: 2.0, 2: 3.5, 7: 9.0}, {0: 0.0, 1: 0.5, 2: 2.0, 4: 1.0})
+    assert (d.n, d.left_out) == (3, (4, 7)) and "n = 3, without seed 4 7" in str(d)
+
+
+def test_holms_marks_are_those_of_the_textbook():
+    """p = 0.01, 0.013, 0.04, 0.03 of four: 0.0125, 0.0167, 0.025 and 0.05 are the levels in order."""
+    ps = [0.01, 0.013, 0.04, 0.03]
+    rows = [Difference(1.0, 0.5, 1.5, True, 5, p) for p in ps]
+    holm([*rows, None, Difference(0.1, math.nan, math.nan, True, 1)])
+    assert [d.survives for d in rows] == [True, True, False, False]
+    assert str(rows[0]).endswith(" **") and str(rows[2]).endswith(" *")
+
+
+def test_runs_of_a_loss_that_is_no_more_are_compared(runs, tmp_path, capsys):
+    for seed in range(3):
+        make(runs, f"old{seed}", [40, 60, 70, 71 + seed], loss="gone", seed=seed)
+    rows, err = table(capsys, runs, "--out", tmp_path / "out")
+    assert any(group.startswith("gone") for group in rows) and "skipped" not in err
 
 
 def test_a_single_seed_has_no_interval():

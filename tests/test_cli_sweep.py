@@ -49,7 +49,7 @@ def test_runs_have_one_name_where_and_only_where_they_are_the_same_run():
     different = ["--lr", 0.01, 0.1, "--label-noise", 0, 0.4, "--opt", "sgd", "adam", "--", "--epochs"]
     assert len({*names(*different, 5), *names(*different, 6)}) == 16
     with pytest.raises(UserError, match="two runs would be called"):
-        runs_of("--dataset", "folder:a/b", "folder:a-b")
+        runs_of("--dataset", "folder:a/b", "folder:c/b")
 
 
 @pytest.mark.parametrize("flag", ["--seed=1", "--run-name=a", "--resume=a", "--out=a", "--eval-only"])
@@ -59,7 +59,7 @@ def test_what_the_sweep_sets_cannot_stand_behind_the_dashes(flag, capsys):
     assert leaving.value.code == 2 and "cannot stand behind --" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", [["--k", "0.5"], ["--seed", "x"], ["--", "--nets", "vit"], ["--jobs", "0"]])
+@pytest.mark.parametrize("words", [["--k", "0"], ["--seed", "x"], ["--", "--nets", "vit"], ["--jobs", "0"]])
 def test_a_mistake_ends_before_anything_runs(words, capsys):
     with pytest.raises(SystemExit) as leaving:
         sweep.main(["--loss", "root", "--dry-run", *words])
