@@ -185,7 +185,7 @@ def regression_parser(documentation: str = "Logistic regression.\n\npython regre
     made("--condition", type=number(float, 1), default=10.0, help="largest over smallest variance")
 
     goal = parser.add_argument_group("objectives").add_argument
-    goal("--k", type=number(float, 1), nargs="+", default=[2.0, 3.0, 5.0, 10.0], help="roots of rlo")
+    goal("--k", type=positive, nargs="+", default=[2.0, 3.0, 5.0, 10.0], help="roots of rlo")
     goal("--l2", type=number(float, 0), nargs="+", default=[0.0, 1e-3], help="penalties l2/2 ||W||^2")
 
     how = parser.add_argument_group("optimisers").add_argument
@@ -199,6 +199,23 @@ def regression_parser(documentation: str = "Logistic regression.\n\npython regre
     run("--seed", type=number(int, 0, 2**32 - 1), default=0, help="of synthetic data and of the split")
     run("--out", metavar="DIR",
         help="directory for the table and plots (default: ./runs/regression-<dataset>)")
+    # fmt: on
+    return parser
+
+
+def predict_parser(documentation: str = "Predict.\n\npython predict.py") -> Parser:
+    """predict.py's flags."""
+    parser = Parser("predict.py", documentation)
+    add = parser.add_argument
+    # fmt: off
+    add("run", metavar="RUN", help="a run directory, or its best.pt or model.safetensors")
+    add("images", nargs="+", metavar="IMAGE", help="image files, or folders that are searched for some")
+    add("--top", type=number(int, 1), default=3, metavar="N", help="classes an image")
+    add("--csv", default="", metavar="FILE", help="write CSV there (default: a table on a terminal, else CSV)")
+    add("--raw", action="store_true", help="plain softmax, not corrected for the loss (docs/losses.md)")
+    add("--bs", type=number(int, 1, 10**6), default=128, metavar="N", help="images at a time")
+    add("--workers", type=number(int, 0, 1024), default=2, metavar="N", help="processes that decode")
+    add("--device", choices=("auto", "cuda", "cpu", "mps"), default="auto", help="what to compute on")
     # fmt: on
     return parser
 

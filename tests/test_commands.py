@@ -82,7 +82,7 @@ def test_every_command_names_a_loss_a_net_and_a_data_set_that_exist():
         if script == "train.py":
             args, _ = train.parse_args(words)
             resolve(args.dataset)
-            models.default_image_size(args.net)  # raises for an unknown net
+            models.net_facts(args.net)  # raises for an unknown net
 
 
 def test_a_command_with_a_wrong_flag_would_be_found(capsys):

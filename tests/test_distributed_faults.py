@@ -144,8 +144,8 @@ def test_four_processes_count_every_image_once_however_uneven(tmp_path, cli):
     code, output = torchrun(4, strike, flags_of(tmp_path, *flags, "--lr", 1e-3, "--workers", 0))
     run = tmp_path / "run"
     assert code != 0 and saved_step(run) == 6, output
-    totals = torch.load(run / "last.pt", weights_only=True)["totals"]
-    images_of = [int(of_a_rank[2]) for of_a_rank in totals]
+    meters = torch.load(run / "last.pt", weights_only=True)["meter"]
+    images_of = [sum(of_a_rank["sizes"]) for of_a_rank in meters]
     assert sum(images_of) == 43 and len(set(images_of)) > 1
     (row,) = metrics_of(run)
     tested = cli("train.py", "--eval-only", "--resume", run).stdout

@@ -11,7 +11,7 @@ import models
 @pytest.mark.parametrize("name", models.list_models())
 def test_a_step_along_the_gradient_lowers_every_loss(name):
     torch.manual_seed(0)
-    size = models.default_image_size(name) or 32
+    size = models.net_facts(name).native_size or 32
     net = models.build_model(name, 10, size, load_weights=False).eval()  # no dropout: the same function twice
     for module in net.modules():  # but without batch statistics a deep new net says one class with certainty
         module.train(isinstance(module, torch.nn.BatchNorm2d))

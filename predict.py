@@ -1,0 +1,119 @@
+#!/usr/bin/env python
+"""Name what is in images, with a net that train.py trained.
+
+python predict.py runs/NAME photo.jpg more/photos                 a table; folders are searched
+python predict.py runs/NAME photos --top 1 --csv out.csv          a row an image
+"""
+
+import csv
+import sys
+from pathlib import Path
+
+from common import UserError
+from engine.cli import one_line_errors
+from flags import predict_parser
+
+
+def main(argv=None):
+    args = predict_parser(__doc__).parse_args(argv)
+    with one_line_errors("predict.py"):
+        unreadable = predict(args)
+        for message in unreadable:
+            print(f"predict.py: {message}", file=sys.stderr)
+        if unreadable:
+            raise UserError(f"{len(unreadable)} of the images could not be read: they are named above")
+
+
+def predict(args):
+    """Write a row for each image, as they come; returns what is wrong with those that cannot be read."""
+    import torch
+
+    from data.images import find_images
+    from engine.distributed import World
+    from models import ModelError, load_run, read_info
+
+    net, transform, class_names = load_run(args.run)
+    run = Path(args.run)
+    file = next(f for f in (run / "best.pt", run / "model.safetensors", run) if f.is_file())
+    scale = 1.0 if args.raw else read_info(file).logit_scale
+    device = World(args.device).device
+    net.to(device)
+    paths = []
+    for name in map(Path, args.images):
+        if not name.exists():
+            raise UserError(f"{name} is not there")
+        found = find_images(name) if name.is_dir() else [str(name)]
+        if not found:
+            raise UserError(f"folder {name} has no images in it")
+        paths += found
+    if args.top > len(class_names):
+        raise ModelError(f"--top {args.top}: the net knows {len(class_names)} classes")
+
+    loader = torch.utils.data.DataLoader(
+        _Images(paths, transform),
+        args.bs,
+        num_workers=args.workers if len(paths) > args.bs else 0,
+        collate_fn=list,
+    )
+    unreadable = []
+    with writer(args) as write, torch.inference_mode():
+        for batch in loader:
+            unreadable += [what for _, what in batch if isinstance(what, str)]
+            good = [(path, pixels) for path, pixels in batch if not isinstance(pixels, str)]
+            if not good:
+                continue
+            logits = net(torch.cat([pixels for _, pixels in good]).to(device)).float()
+            best = (scale * logits).softmax(1).topk(args.top)
+            for (path, _), p, classes in zip(good, best.values.tolist(), best.indices.tolist(), strict=True):
+                write(path, [(class_names[c], x) for c, x in zip(classes, p, strict=True)])
+    return unreadable
+
+
+class _Images:
+    """Pixels of each file, or what is wrong with it: a worker's exception would arrive with a traceback."""
+
+    def __init__(self, paths, transform):
+        self.paths, self.transform = paths, transform
+
+    def __len__(self):
+        return len(self.paths)
+
+    def __getitem__(self, i):
+        from data import DataError
+
+        try:
+            return self.paths[i], self.transform(self.paths[i])
+        except DataError as error:
+            return self.paths[i], str(error)
+
+
+class writer:
+    """A table on a terminal, CSV elsewhere or into a file: ``write(path, [(class, probability), …])``."""
+
+    def __init__(self, args):
+        try:
+            self.file = open(args.csv, "w", newline="") if args.csv else sys.stdout
+        except OSError as error:
+            raise UserError(f"cannot write {args.csv}: {error.strerror}; give another --csv") from None
+        self.table = self.file is sys.stdout and sys.stdout.isatty()
+        self.top = args.top
+
+    def __enter__(self):
+        if self.table:
+            return self.line
+        rows = csv.writer(self.file, lineterminator="\n")
+        rows.writerow(
+            ["image", *(f"{what}{n}" for n in range(1, self.top + 1) for what in ("class", "probability"))]
+        )
+        return lambda path, guesses: rows.writerow([path, *(x for c, p in guesses for x in (c, f"{p:.6f}"))])
+
+    def line(self, path, guesses):
+        print(f"{path}  " + "   ".join(f"{name} {100 * p:.1f} %" for name, p in guesses))
+
+    def __exit__(self, *_):
+        if self.file is not sys.stdout:
+            self.file.close()
+
+
+if __name__ == "__main__":
+    main()
