@@ -119,4 +119,4 @@ def load_tensors(path: Path, safe_globals: Iterable[object] = ()) -> object:
         reason = " ".join(str(error).split())[:200]
         if not reason or isinstance(error, LookupError):  # torch's pickle reader met a byte it does not know
             reason = "not a checkpoint, or not all of it"
-        raise UserError(f"{path} is damaged or not readable ({reason})") from error
+        raise UserError(f"{path} is damaged: it cannot be read ({reason})") from error

@@ -12,11 +12,11 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from common import load_tensors, write_atomically
+from common import write_atomically
 
 from .build import build_model
 from .registry import ModelError
-from .weights import head_names, load_checkpoint
+from .weights import head_names, load_checkpoint, read_file
 
 FORMAT = 1
 
@@ -115,17 +115,14 @@ def read_info(path: str | Path) -> ModelInfo | None:
         The file cannot be read, or what it says makes no sense.
     """
     path = Path(path)
-    if path.suffix == ".safetensors" and path.is_file():
+    content = read_file(path)
+    if path.suffix == ".safetensors":
+        with safetensors.safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get("info")
         try:
-            with safetensors.safe_open(path, framework="pt") as file:
-                text = (file.metadata() or {}).get("info")
             content = {"info": json.loads(text)} if text else {}
-        except Exception as error:  # safetensors' own errors have no public base
-            raise ModelError(f"{path} cannot be read: {error}") from None
-    else:
-        from .weights import plain_data
-
-        content = load_tensors(path, plain_data())
+        except ValueError:
+            raise ModelError(f"checkpoint {path} says nothing sensible of its net; get it again") from None
     info = content.get("info") if isinstance(content, Mapping) else None
     return None if info is None else ModelInfo.from_dict(info, path)
 

@@ -84,6 +84,32 @@ def plain_data() -> list[type]:
     return [argparse.Namespace]
 
 
+def read_file(path: str | Path) -> object:
+    """What a .safetensors or .pt file holds, on the CPU; no code is run.
+
+    Raises
+    ------
+    ModelError
+        There is no such file, it is damaged, or it holds anything but plain data.
+    """
+    path = Path(path)
+    try:
+        if path.suffix == ".safetensors" and os.path.isfile(path):
+            try:
+                return safetensors.torch.load_file(path)
+            except Exception as error:  # safetensors' own errors have no public base
+                raise UserError(f"{path} cannot be read ({textwrap.shorten(str(error), 200)})") from error
+        return load_tensors(path, plain_data())
+    except UserError as error:
+        text = str(error)
+        hint = "give a .pt or .safetensors file"
+        if "cannot be read" in text:
+            hint = "get it again or give another"
+        elif "plain tensors" in text:
+            hint = "save the state_dict() alone"
+        raise ModelError(f"checkpoint {text}; {hint}") from error
+
+
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint by name, on the CPU.
 
@@ -96,20 +122,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         There is no such file, it is damaged, or it holds anything but plain data (no code is ever run). A
         .safetensors file has no checksums: damage in the numbers themselves goes unnoticed there.
     """
-    path = Path(path)
-    try:
-        if path.suffix == ".safetensors" and os.path.isfile(path):
-            try:
-                content = safetensors.torch.load_file(path)
-            except Exception as error:  # safetensors' own errors have no public base
-                raise UserError(f"{path} cannot be read ({textwrap.shorten(str(error), 200)})") from error
-        else:
-            content = load_tensors(path, plain_data())
-    except UserError as error:
-        raise ModelError(
-            f"checkpoint {error}; give a .pt or .safetensors file of a net's state_dict()"
-        ) from error
-
+    content = read_file(path)
     for _ in range(len(_NESTED)):  # a mapping may hold itself
         inner = [content[key] for key in _NESTED if isinstance(content, Mapping) and key in content]
         content = next((value for value in inner if isinstance(value, Mapping)), content)

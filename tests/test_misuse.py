@@ -21,12 +21,12 @@ MISUSES = """
 train | --epoch 3 | --epoch 3 | did you mean --epochs?
 train | --lerning-rate 3 | --lerning-rate | --help lists the flags
 train | --k | --k | expected one argument
-train | --k 0.99 | --k | ≥ 1
+train | --k 0 | --k | > 0
 train | --k inf | --k | must be a number
 train | --k 3,5 | --k | must be a number
 train | --m -1 | --m | > 0
 train | --m nan | --m | > 0
-train | --loss rooot | --loss | 'root', 'rlo', 'ce', 'focal'
+train | --loss rooot | --loss | 'ce', 'focal', 'root', 'rlo'
 train | --alpha 0 | --alpha | > 0
 train | --gamma -1 | --gamma | ≥ 0
 train | --label-smoothing 1.1 | --label-smoothing | ≤ 1
@@ -110,14 +110,14 @@ train | --resume notes.txt | --resume notes.txt | config.json
 train | --resume nojson | --resume nojson | its config.json is damaged
 train | --resume deep | --resume deep | its config.json is damaged
 train | --resume badbs | --resume badbs | --bs: must be a whole number
-train | --resume badloss | --resume badloss | choose from 'root'
+train | --resume badloss | --resume badloss | choose from 'ce'
 train | --resume torn --max-steps 3 | torn/last.pt is damaged | started anew with another --run-name
 train | --resume evil --max-steps 3 | evil/last.pt | would run code
 train | --resume other --max-steps 3 | other/last.pt does not fit | another --run-name, or from its weights
 train | --resume runs/run0 --lr 0.5 | --lr 0.5 contradicts | leave the flag out, or start a new run
 train | --resume runs/run0 --loss ce | --loss ce contradicts | leave the flag out, or start a new run
 train | --resume runs/run0 --epochs 1 | --epochs may only grow | has --epochs 200
-regression | --k 0.5 | --k | ≥ 1
+regression | --k 0 | --k | > 0
 regression | --k | --k | at least one argument
 regression | --l2 -1 | --l2 | ≥ 0
 regression | --lr 0 | --lr | > 0
@@ -195,18 +195,18 @@ compare | runs nojson --out o --baseline lr=7 | lr=7 | skipped nojson / give ano
 compare | runs --out o --target 101 | --target | ≤ 100
 compare | runs --out o --target | --target | at least one argument
 compare | runs --out o --targets 90 | --targets | did you mean --target?
-sweep | --k 0.5 --dry-run | --k | ≥ 1
+sweep | --k 0 --dry-run | --k | > 0
 sweep | --k --dry-run | --k | at least one argument
 sweep | --seed 0 x --dry-run | --seed | a whole number
-sweep | --loss ce hinge --dry-run | --loss | 'root', 'rlo', 'ce', 'focal'
+sweep | --loss ce hinge --dry-run | --loss | 'ce', 'focal', 'root', 'rlo'
 sweep | --net '' --dry-run | --net is empty | leave it out
 sweep | --m 1 3 --dry-run | several --m | need --opt sgd
 sweep | --jobs 0 --dry-run | --jobs | ≥ 1
-sweep | --epochs 3 --dry-run | --epochs | --help lists the flags
+sweep | --epoch 3 --dry-run | --epoch | --help lists the flags
 sweep | --dry-run -- --nets vit | --nets | did you mean --net?
 sweep | --dry-run -- --run-name x | --run-name cannot stand behind -- | the sweep sets it
 sweep | --dry-run --seed 0 -- --seed 1 | --seed cannot stand behind -- | the sweep sets it
-sweep | --dataset folder:a/b folder:a-b --dry-run | folder-a-b-ViT-root-k3-m3-seed0 | an --out each
+sweep | --dataset folder:a/b folder:c/b --dry-run | b-ViT-root-k3-m3-seed0 | an --out each
 sweep | --lines '' | --lines is empty | leave it out
 sweep | --lines none/lines | none/lines | give another --lines
 sweep | --lines images | images | give another --lines
