@@ -344,7 +344,7 @@ PROCESSES = [
     ("train.py", f"{VIT} --size 2048 --bs 1024 --out big", "out of memory: try"),
     ("regression.py", "--dataset ragged.csv", "fix the line"),
     ("compare.py", "nojson --out o", "RUN_DIR must hold"),
-    ("sweep.py", "--k 0.5", "--k: must be a number ≥ 1"),
+    ("sweep.py", "--k 0", "--k: must be a number > 0"),
     ("stylegan_patch/apply.py", "linked", "is a symbolic link"),
 ]
 # The address space that a process may have: enough for torch, too little for a batch of 51 GB.
