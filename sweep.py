@@ -23,7 +23,7 @@ from common import UserError, write_atomically
 from engine.cli import Parser, number, one_line_errors
 from engine.run_directory import RunDirectory, run_name
 from flags import parse_train, train_parser
-from losses import loss_parameters
+from losses import loss_names, loss_parameters
 
 OURS = {"out", "run_name", "resume", "eval_only", "list_nets", "quick"}  # set here for every run, or never
 # Every flag of train.py that takes a value may have several here. Loops nest in this order, the last one turns
@@ -119,7 +119,8 @@ def make_jobs(args):
     jobs = {}
     for values in itertools.product(*given.values()):
         chosen = dict(zip(GRID, values, strict=True))
-        own = loss_parameters((chosen["loss"] or common.loss).lower())
+        loss = (chosen["loss"] or common.loss).lower()
+        own = loss_parameters(loss) if loss in loss_names() else ()  # train.py's own parser refuses it below
         chosen |= {name: None for name in ("k", "m", "alpha", "gamma") if name in chosen and name not in own}
         if "m" in own and several_m and (chosen["opt"] or common.opt) != "sgd":
             raise UserError(

@@ -83,12 +83,13 @@ def test_every_family_trains_two_steps_with_every_loss(here, net, loss, capsys):
 
 def test_training_learns_the_digits(here, capsys):
     assert run_main("--dataset", "digits", "--net", "resnet18", "--epochs", 3, "--bs", 64) == 0
-    run = here / "runs" / "digits-resnet18-root-k3-m3-seed0"
+    run = here / "runs" / "digits-resnet18-root-k3-m3-epochs3-bs64-seed0"
     rows = rows_of(run)
     assert [int(r["epoch"]) for r in rows] == [1, 2, 3]
     assert float(rows[-1]["test_acc"]) > 85 and float(rows[-1]["train_loss"]) < float(rows[0]["train_loss"])
     assert sorted(f.name for f in run.iterdir() if not f.name.startswith(("events", "."))) == [
-        "best.pt", "config.json", "curves.png", "last.pt", "metrics.csv",
+        "best.pt", "config.json", "confusion.png", "curves.png", "last.pt", "metrics.csv",
+        "model.safetensors", "reliability.png", "report.json", "report.md",
     ]  # fmt: skip
 
 
@@ -239,7 +240,7 @@ def test_list_nets_prints_the_published_parameter_counts(capsys):
 
 
 MISTAKES = [
-    ("--k 0.5", "--k"),
+    ("--k 0", "--k"),
     ("--k nan", "--k"),
     ("--m 0", "--m"),
     ("--loss hinge", "--loss"),

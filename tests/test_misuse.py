@@ -92,8 +92,8 @@ train | --dataset digits --sync-bn | --sync-bn | leave it out here
 train | VIT --checkpoint none.pt | none.pt is not there | give a .pt or .safetensors file
 train | VIT --checkpoint LONG | is not there | give a .pt or .safetensors file
 train | VIT --checkpoint folder.pt | folder.pt is a directory | give a .pt or .safetensors file
-train | VIT --checkpoint text.pt | text.pt cannot be read | get it again or give another
-train | VIT --checkpoint empty.pt | empty.pt cannot be read | get it again or give another
+train | VIT --checkpoint text.pt | text.pt is | checkpoint text.pt
+train | VIT --checkpoint empty.pt | empty.pt is | checkpoint empty.pt
 train | VIT --checkpoint text.safetensors | text.safetensors cannot be read | get it again or give another
 train | VIT --checkpoint evil/last.pt | evil/last.pt is not a file of plain tensors | save the state_dict()
 train | VIT --dimhead 32 --checkpoint runs/run0/best.pt | run0/best.pt does not fit | give the net
@@ -202,7 +202,7 @@ sweep | --loss ce hinge --dry-run | --loss | 'ce', 'focal', 'root', 'rlo'
 sweep | --net '' --dry-run | --net is empty | leave it out
 sweep | --m 1 3 --dry-run | several --m | need --opt sgd
 sweep | --jobs 0 --dry-run | --jobs | ≥ 1
-sweep | --epoch 3 --dry-run | --epoch | --help lists the flags
+sweep | --epoch 3 --dry-run | --epoch | did you mean --epochs
 sweep | --dry-run -- --nets vit | --nets | did you mean --net?
 sweep | --dry-run -- --run-name x | --run-name cannot stand behind -- | the sweep sets it
 sweep | --dry-run --seed 0 -- --seed 1 | --seed cannot stand behind -- | the sweep sets it
