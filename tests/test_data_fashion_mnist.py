@@ -29,6 +29,8 @@ def fashion(tmp_path, monkeypatch):
         labels = struct.pack(">HBBI", 0, 8, 1, n) + bytes(range(n))
         files[f"{split}-labels-idx1-ubyte.gz"] = gzip.compress(labels)
     monkeypatch.setattr(datasets.FashionMNIST, "resources", [(n, md5(c)) for n, c in files.items()])
+    contents = {name: md5(gzip.decompress(content)) for name, content in files.items()}
+    monkeypatch.setattr(fashion_mnist, "_UNPACKED_MD5", contents)
     return files, tests
 
 
@@ -56,7 +58,7 @@ def test_damaged_fashion_mnist_files_are_named(fashion, tmp_path):
     refused("fashion-mnist", tmp_path / "none", name, md5(content), datasets.FashionMNIST.mirrors[0] + name)
     other = gzip.compress(gzip.decompress(content)[:-1] + b"x")
     (tmp_path / name).write_bytes(other)
-    refused("fashion-mnist", tmp_path, tmp_path / name, md5(other), md5(content))
+    refused("fashion-mnist", tmp_path, tmp_path / name, *(md5(gzip.decompress(c)) for c in (other, content)))
     (tmp_path / name).write_bytes(content[:-20])
     refused("fashion-mnist", tmp_path, tmp_path / name, "damaged")
     (tmp_path / name).unlink()
@@ -65,10 +67,24 @@ def test_damaged_fashion_mnist_files_are_named(fashion, tmp_path):
         refused("fashion-mnist", tmp_path, tmp_path / name.removesuffix(".gz"), "damaged")
 
 
-def test_files_compressed_anew_pass_by_their_content(fashion, tmp_path, monkeypatch):
+def test_files_compressed_anew_pass_by_their_content(fashion, tmp_path):
     files, images = fashion
-    contents = {name: gzip.decompress(content) for name, content in files.items()}
-    monkeypatch.setattr(fashion_mnist, "_UNPACKED_MD5", {name: md5(c) for name, c in contents.items()})
-    for name, content in contents.items():
-        (tmp_path / name).write_bytes(gzip.compress(content, compresslevel=1, mtime=7))
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(gzip.compress(gzip.decompress(content), compresslevel=1, mtime=7))
     assert np.array_equal(pixels(build("fashion-mnist", tmp_path))[:, 0], images)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("wrong", ["mnist", "swapped"])
+def test_other_files_under_the_right_names_are_refused(fashion, tmp_path, packed, wrong):
+    """MNIST's four files have the same names and shapes; test files under the training files' names."""
+    files, _ = fashion
+    named = list(files.items())
+    if wrong == "swapped":
+        contents = [content for _, content in named[2:] + named[:2]]
+    else:
+        contents = [gzip.compress(gzip.decompress(c)[:-1] + b"\7") for _, c in named]
+    for (name, _), content in zip(named, contents, strict=True):
+        path = tmp_path / (name if packed else name.removesuffix(".gz"))
+        path.write_bytes(content if packed else gzip.decompress(content))
+    refused("fashion-mnist", tmp_path, "train-images", "MNIST's files have the same names", "md5")

@@ -214,6 +214,25 @@ def test_an_incomplete_tiny_imagenet_names_what_is_missing(tiny):
     refused("tiny-imagenet", root, "words.txt")
 
 
+@pytest.mark.parametrize("inner", ["images", "."])
+@pytest.mark.parametrize("annotations", [True, False])
+def test_tiny_imagenet_sorted_into_class_folders_is_read(tiny, inner, annotations):
+    path, val = tiny
+    build("tiny-imagenet", path.parent)
+    root = path.parent / path.stem
+    for i, wnid in enumerate(("n01", "n02", "n01")):
+        (root / "val" / wnid / inner).mkdir(parents=True, exist_ok=True)
+        file = root / "val" / "images" / f"val_{i}.JPEG"
+        if i == 2:  # a script that was stopped on its way
+            refused("tiny-imagenet", root, root / "val", "only in part")
+        file.rename(root / "val" / wnid / inner / file.name)
+    if not annotations:
+        (root / "val" / "val_annotations.txt").unlink()
+    d = build("tiny-imagenet", root)
+    assert np.array_equal(pixels(d), [val[1], val[0], val[2]])
+    assert next(iter(d.test))[1].tolist() == [0, 1, 1]
+
+
 def food_members():
     lists = {
         split: {c: [f"{c}/{100 * k + i}" for i in range(n)] for c in ("ramen", "apple_pie")}

@@ -74,6 +74,12 @@ train | --dataset folder:extra | extra/val | remove it or add training images
 train | FOLDER folder:cut | cut/train/ant/0.png: cannot be read as an image | remove or replace
 train | FOLDER folder:fake | fake/train/ant/0.png: cannot be read as an image | remove or replace
 train | FOLDER folder:bomb | bomb/train/ant/0.png: refused | remove the file or make the image smaller
+train | FOLDER folder:loud | loud/train/ant/0.tif | mode F / expected 0 to 1
+train | FOLDER folder:dim | dim/train/ant/0.png | mode I;16 / stretch it
+train | FOLDER folder:ints | ints/train/ant/0.tif | mode I / which value is white
+train | FOLDER folder:stack | stack/train/ant/0.tif | 2 pages / save the one
+train | FOLDER folder:clear | clear/train/ant/0.tif | wholly transparent
+train | --dataset fashion-mnist --data-dir mnist | MNIST's files have the same names | get it again
 train | FOLDER folder:cut --cache none | cut/train/ant/0.png: cannot be read | remove or replace
 train | --dataset cifar10 --data-dir elsewhere | cifar-10-python.tar.gz is missing | put it into elsewhere
 train | --dataset food-101 --data-dir notes.txt | notes.txt cannot be written | put it into
@@ -290,6 +296,19 @@ def spoil(work):
     cut.write_bytes(cut.read_bytes()[:60])
     (copy("images", "fake") / "train/ant/0.png").write_text("<html>")
     Image.new("1", (20000, 20000)).save(copy("images", "bomb") / "train/ant/0.png")
+    # modes and depths that leave open what is black and what is white
+    page = Image.new("L", (20, 20))
+    odd = {
+        "loud": (Image.new("F", (20, 20), 300.0), {}), "dim": (Image.new("I;16", (20, 20), 4095), {}),
+        "ints": (Image.new("I", (20, 20), 200), {}), "clear": (Image.new("RGBA", (20, 20)), {}),
+        "stack": (page, {"save_all": True, "append_images": [page]}),
+    }  # fmt: skip
+    for name, (image, options) in odd.items():
+        old = copy("images", name) / "train/ant/0.png"
+        old.unlink()
+        image.save(old.with_suffix(".png" if name == "dim" else ".tif"), **options)
+    (work / "mnist").mkdir()
+    (work / "mnist/train-images-idx3-ubyte").write_bytes(b"\0\0\x08\3" + bytes(12))
     shutil.rmtree(copy("images", "noval") / "val")
     shutil.rmtree(copy("images", "lonely") / "train/bee")
     (copy("images", "extra") / "val/cat").mkdir()

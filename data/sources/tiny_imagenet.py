@@ -25,7 +25,8 @@ _SIDE = 64  # pixels
 def load(request: Request) -> Source:
     """`data_dir` itself or a folder in it that has ``wnids.txt``, the zip there, or a download.
 
-    The test split is the official validation split: the official test images have no labels.
+    The test split is the official validation split, as published or sorted into class folders: the official
+    test images have no labels.
 
     Raises
     ------
@@ -42,7 +43,7 @@ def load(request: Request) -> Source:
         raise DataError(f"{root / 'wnids.txt'} lists {len(wnids)} class(es), expected two or more")
     words = dict(line.partition("\t")[::2] for line in _lines(root / "words.txt"))
     class_names = [words.get(wnid, wnid) for wnid in wnids]
-    return Source(_train(root, wnids), _val(root, wnids), class_names, root, common_size=_SIDE)
+    return Source(_by_folder(root / "train", wnids), _val(root, wnids), class_names, root, common_size=_SIDE)
 
 
 def _find(data_dir: Path) -> Path | None:
@@ -61,21 +62,24 @@ def _lines(file: Path) -> list[str]:
         ) from error
 
 
-def _train(root: Path, wnids: list[str]) -> Split:
+def _by_folder(folder: Path, wnids: list[str]) -> Split:
     paths: list[str] = []
     labels: list[int] = []
     for label, wnid in enumerate(wnids):
-        images = find_images(root / "train" / wnid / "images")
+        images = find_images(folder / wnid)
         if not images:
-            raise DataError(
-                f"{root / 'train' / wnid / 'images'} has no images in it; unpack {ARCHIVE.filename} again"
-            )
+            raise DataError(f"{folder / wnid} has no images in it; unpack {ARCHIVE.filename} again")
         paths += images
         labels += [label] * len(images)
     return Split(np.array(labels, dtype=np.int64), paths=paths)
 
 
 def _val(root: Path, wnids: list[str]) -> Split:
+    val = root / "val"
+    if any((val / wnid).is_dir() for wnid in wnids):  # many preparation scripts sort it like train/
+        if find_images(val / "images"):
+            raise DataError(f"{val} is sorted into classes only in part; unpack {ARCHIVE.filename} again")
+        return _by_folder(val, wnids)
     labels_of = {wnid: label for label, wnid in enumerate(wnids)}
     annotations = root / "val" / "val_annotations.txt"
     paths: list[str] = []
