@@ -20,9 +20,9 @@ def offline(monkeypatch):
 
 @pytest.fixture
 def fashion(tmp_path, monkeypatch):
-    """Five training and three test images; returns the gzipped files by name and the test images."""
+    """Ten training and three test images; returns the gzipped files by name and the test images."""
     files, tests = {}, None
-    for split, n in (("train", 5), ("t10k", 3)):
+    for split, n in (("train", 10), ("t10k", 3)):
         tests = np.random.default_rng(0).integers(0, 256, (n, 28, 28), dtype=np.uint8)
         head = struct.pack(">HBBIII", 0, 8, 3, n, 28, 28)
         files[f"{split}-images-idx3-ubyte.gz"] = gzip.compress(head + tests.tobytes())
