@@ -112,7 +112,7 @@ def test_divergence_exits_3_with_one_line_and_keeps_the_other_results(tmp_path, 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--k", "0.5"], "argument --k: must be a number ≥ 1, got '0.5'"),
+        (["--k", "0"], "argument --k: must be a number > 0, got '0'"),
         (["--k", "nan"], "--k"),
         (["--l2", "-1"], "--l2"),
         (["--tol", "0"], "--tol"),

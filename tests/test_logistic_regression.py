@@ -105,7 +105,7 @@ def test_without_intercept_the_intercept_is_zero():
 
 @pytest.mark.parametrize(
     "parameters",
-    [{"objective": "hinge"}, {"k": 0.5}, {"C": 0}, {"tol": -1}, {"solver": "sag"}, {"max_iter": 0}],
+    [{"objective": "hinge"}, {"k": 0.0}, {"C": 0}, {"tol": -1}, {"solver": "sag"}, {"max_iter": -1}],
 )
 def test_a_parameter_out_of_range_is_named_at_fit(parameters):
     with pytest.raises(ValueError, match=next(iter(parameters))):

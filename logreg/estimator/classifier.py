@@ -4,47 +4,61 @@ import warnings
 from numbers import Integral, Real
 
 import numpy as np
-import scipy.optimize
 from scipy.special import log_softmax
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model._base import LinearClassifierMixin, SparseCoefMixin
+from sklearn.utils import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import _check_sample_weight, validate_data
 
-from .objectives import Objective, one_torch_thread
+from .objectives import Objective, check_real
 from .optimizers import minimize
+from .scaling import Scaling
+from .separation import COMPLETE, QUASI, separation_at
 
 OBJECTIVES = ("rlo", "logistic")
 SOLVERS = ("lbfgs", "newton")
+# Where L-BFGS has come to the end of float64, this many weights at most are taken further by Newton steps.
+LARGEST_POLISH = 1000
 
 
-class RootedLogisticRegression(ClassifierMixin, BaseEstimator):
+class RootedLogisticRegression(LinearClassifierMixin, SparseCoefMixin, BaseEstimator):
     r"""Linear classifier that minimises C · Σ_i s_i φ(ℓ_i) + ½ ‖W‖², the intercept unpenalised.
 
     ℓ_i is the cross entropy of sample i. φ(ℓ) = k (e^(ℓ/k) − 1) is the rooted logistic objective, φ(ℓ) = ℓ
     logistic regression, to which it tends as k → ∞. Two classes have one weight vector, more have one each,
-    as in scikit-learn's ``LogisticRegression``. Always computed in float64.
+    as in scikit-learn's ``LogisticRegression``. X may be dense or sparse (CSR, never made dense); the
+    columns need not be scaled, the optimiser does that inside. Computed in float64; what is fitted and returned
+    has the dtype of X, float32 or float64. Not offered: the l1 and elastic-net penalties, and with
+    them the solvers liblinear, sag and saga; `intercept_scaling`, `dual`, callbacks and array API inputs.
 
     Parameters
     ----------
     objective : {"rlo", "logistic"}
-    k : float ≥ 1
+    k : float > 0
         The root; not used by "logistic".
     C : float > 0
-        Inverse strength of the L2 penalty.
+        Inverse strength of the L2 penalty; ``numpy.inf`` is none.
     fit_intercept : bool
     solver : {"lbfgs", "newton"}
         "newton" forms the Hessian: for few features, many samples and high accuracy.
     tol : float > 0
-        Stops when the gradient of the objective divided by C Σ_i s_i is at most this: in its largest entry
-        (lbfgs, scikit-learn's rule) or its Euclidean norm (newton).
-    max_iter : int ≥ 1
+        Stops when the largest entry of the gradient of the objective divided by C Σ_i s_i is at most this,
+        scikit-learn's rule, both in the units of X and in those in which every column has size 1.
+    max_iter : int ≥ 0
+    class_weight : dict, "balanced" or None
+        Class → factor of its samples' weights; "balanced": n_samples / (n_classes · count).
+    warm_start : bool
+        Start the next fit from this one's coefficients.
 
     Attributes
     ----------
     classes_ : ndarray, shape (n_classes,)
     coef_ : ndarray, shape (1, n_features) or (n_classes, n_features)
     intercept_ : ndarray, shape (1,) or (n_classes,)
+    k_ : float
+        The root that the coefficients were fitted with; infinity for "logistic".
     n_iter_ : ndarray of int, shape (1,)
     n_features_in_ : int
     feature_names_in_ : ndarray of str
@@ -72,7 +86,16 @@ class RootedLogisticRegression(ClassifierMixin, BaseEstimator):
     """
 
     def __init__(
-        self, objective="rlo", k=3.0, C=1.0, fit_intercept=True, solver="lbfgs", tol=1e-6, max_iter=1000
+        self,
+        objective="rlo",
+        k=3.0,
+        C=1.0,
+        fit_intercept=True,
+        solver="lbfgs",
+        tol=1e-6,
+        max_iter=1000,
+        class_weight=None,
+        warm_start=False,
     ):
         self.objective = objective
         self.k = k
@@ -81,6 +104,13 @@ class RootedLogisticRegression(ClassifierMixin, BaseEstimator):
         self.solver = solver
         self.tol = tol
         self.max_iter = max_iter
+        self.class_weight = class_weight
+        self.warm_start = warm_start
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
 
     def fit(self, X, y, sample_weight=None):
         """Fit to X of shape (n_samples, n_features), labels y (n_samples,), weights ≥ 0 (n_samples,).
@@ -93,39 +123,66 @@ class RootedLogisticRegression(ClassifierMixin, BaseEstimator):
         Warns
         -----
         ConvergenceWarning
-            When `max_iter` iterations, or float64, were not enough for `tol`.
+            When `max_iter` iterations, or float64, were not enough for `tol`; and when without a penalty
+            there is no minimum, because the classes are separable.
         """
         self._check_parameters()
-        X, y = validate_data(self, X, y, dtype=np.float64, order="C")
+        dtypes = [np.float64, np.float32]
+        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=dtypes, order="C")
         check_classification_targets(y)
-        self.classes_, codes = np.unique(y, return_inverse=True)
-        n_classes = len(self.classes_)
-        if n_classes < 2:
-            raise ValueError(f"y must hold at least two classes, got one class only: {self.classes_[0]!r}")
+        classes, codes = np.unique(y, return_inverse=True)
+        if len(classes) < 2:
+            raise ValueError(f"y must hold at least two classes, got one class only: {classes[0]!r}")
+        weight = self._sample_weight(sample_weight, X, y, classes, codes)
+        k = self.k if self.objective == "rlo" else None
+        total = weight.sum()
+        l2 = 1 / (self.C * total)
+        # Curvature of φ at 0, where the average sample has p = 1/C.
+        bend = 0.25 if k is None else 0.25 * (1 + 1 / k) * len(classes) ** min(1 / k, 50)
+        scaling = Scaling(X, weight / total, l2, bend, centre=bool(self.fit_intercept))
+        objective = Objective(
+            scaling.X,
+            codes,
+            len(classes),
+            k=k,
+            l2=scaling.l2,
+            fit_intercept=bool(self.fit_intercept),
+            sample_weight=weight,
+            centre=scaling.centre,
+        )
+        w, n_iter = self._solve(objective, scaling, self._start(classes, objective, scaling))
+        if not l2:
+            self._warn_if_separable(objective, w)
+        coef, intercept = scaling.outwards(w, objective.rows)
+        self.classes_ = classes
+        self.coef_, self.intercept_ = coef.astype(X.dtype), intercept.astype(X.dtype)
+        self.k_ = np.inf if k is None else float(k)
+        self.n_iter_ = np.array([n_iter], dtype=np.int32)
+        return self
+
+    def _sample_weight(self, sample_weight, X, y, classes, codes):
+        """Weights of the samples times those of their classes, float64."""
         if sample_weight is not None:
             sample_weight = _check_sample_weight(sample_weight, X, dtype=np.float64)
             if sample_weight.min() < 0 or not sample_weight.any():
                 raise ValueError("sample_weight must be ≥ 0, and > 0 for at least one sample")
-        total = len(X) if sample_weight is None else sample_weight.sum()
-        objective = Objective(
-            X,
-            codes,
-            n_classes,
-            k=self.k if self.objective == "rlo" else None,
-            l2=1 / (self.C * total),
-            fit_intercept=bool(self.fit_intercept),
-            sample_weight=sample_weight,
-        )
-        w, n_iter, problem = self._solve(objective)
-        if problem:
-            message = f"{self.solver} stopped after {n_iter} iterations: {problem}; raise max_iter or scale X"
-            warnings.warn(message, ConvergenceWarning, stacklevel=2)
-        W = w.reshape(objective.rows, objective.columns)
-        d = X.shape[1]
-        self.coef_ = W[:, :d].copy()
-        self.intercept_ = W[:, d].copy() if self.fit_intercept else np.zeros(objective.rows)
-        self.n_iter_ = np.array([n_iter], dtype=np.int32)
-        return self
+        weight = np.ones(X.shape[0]) if sample_weight is None else sample_weight
+        if self.class_weight is not None:
+            options = {} if sample_weight is None else {"sample_weight": sample_weight}
+            factor = compute_class_weight(self.class_weight, classes=classes, y=y, **options)
+            weight = weight * factor[codes]
+            if weight.min() < 0 or not weight.any():
+                raise ValueError("class_weight must be ≥ 0, and > 0 for at least one class in y")
+        return weight
+
+    def _start(self, classes, objective, scaling):
+        """The last fit's weights with warm_start, where they fit; else None."""
+        shape = objective.rows, len(scaling.d)
+        if not self.warm_start or getattr(self, "coef_", None) is None or self.coef_.shape != shape:
+            return None
+        self.densify()
+        intercept = self.intercept_.astype(float) if self.fit_intercept else None
+        return scaling.inwards(self.coef_.astype(float), intercept)
 
     def _check_parameters(self):
         for name, known in (("objective", OBJECTIVES), ("solver", SOLVERS)):
@@ -136,47 +193,51 @@ class RootedLogisticRegression(ClassifierMixin, BaseEstimator):
             value = getattr(self, name)
             if not (isinstance(value, Real) and value > 0):
                 raise ValueError(f"{name} must be a number > 0, got {value!r}")
-        if not (isinstance(self.max_iter, Integral) and self.max_iter >= 1):
-            raise ValueError(f"max_iter must be an integer ≥ 1, got {self.max_iter!r}")
+        if self.objective == "rlo":
+            check_real("k", self.k, 0, inclusive=False)
+        if not (isinstance(self.max_iter, Integral) and self.max_iter >= 0):
+            raise ValueError(f"max_iter must be an integer ≥ 0, got {self.max_iter!r}")
 
-    def _solve(self, objective):
-        """The weights, the number of iterations, and what went wrong if anything did."""
-        if self.solver == "newton":
-            result = minimize("newton", objective, tol=self.tol, max_iter=self.max_iter)
-            problem = (
-                "" if result.status == "converged" else f"gradient still {result.gradient_norms[-1]:.1e}"
+    def _solve(self, objective, scaling, start):
+        """The scaled weights and the number of iterations; warns where the gradient is still above tol."""
+
+        def largest(gradient):
+            return scaling.largest_gradient(gradient, objective.rows, self.tol)
+
+        options = {"tol": self.tol, "measure": largest}
+        result = minimize(self.solver, objective, max_iter=self.max_iter, start=start, **options)
+        n_iter = result.iterations
+        if self.solver == "lbfgs" and result.status == "stalled" and objective.size <= LARGEST_POLISH:
+            # L-BFGS compares values, whose last digits are gone before the gradient's are.
+            left = self.max_iter - n_iter
+            result = minimize("newton", objective, max_iter=left, start=result.w, **options)
+            n_iter += result.iterations
+        if result.status != "converged":
+            limit = n_iter >= self.max_iter
+            advice = f"increase max_iter ({self.max_iter})" if limit else "raise tol, C may be too large"
+            message = (
+                f"{self.solver} failed to converge after {n_iter} iteration(s): the largest entry of the "
+                f"gradient is {result.gradient_norms[-1]:.1e}, tol is {self.tol:g}; {advice}"
             )
-            return result.w, max(result.iterations, 1), problem
-        # The options are scikit-learn's, so that `tol` means the same there and here.
-        options = {"maxiter": self.max_iter, "maxls": 50, "gtol": self.tol, "ftol": 64 * np.finfo(float).eps}
-        with one_torch_thread(), np.errstate(over="ignore", invalid="ignore"):
-            result = scipy.optimize.minimize(
-                objective.value_and_gradient,
-                np.zeros(objective.size),
-                jac=True,
-                method="L-BFGS-B",
-                options=options,
+            warnings.warn(message, ConvergenceWarning, stacklevel=3)
+        return result.w, n_iter
+
+    def _warn_if_separable(self, objective, w):
+        """Say so where, without a penalty, moving along some direction lowers the objective for ever."""
+        kind = separation_at(objective, w)
+        if kind in (COMPLETE, QUASI):
+            message = (
+                f"the classes are {kind} and C is infinite: there is no minimum, the coefficients only "
+                "stopped growing; give a finite C"
             )
-        return result.x, max(result.nit, 1), "" if result.success else str(result.message)
-
-    def decision_function(self, X):
-        """Logits, shape (n_samples,) for two classes (> 0: ``classes_[1]``), else (n_samples, n_classes)."""
-        check_is_fitted(self)
-        X = validate_data(self, X, dtype=np.float64, reset=False)
-        scores = X @ self.coef_.T + self.intercept_
-        return scores[:, 0] if len(self.classes_) == 2 else scores
-
-    def predict(self, X):
-        """The most probable class of every row of X, shape (n_samples,)."""
-        scores = self.decision_function(X)
-        return self.classes_[(scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)]
+            warnings.warn(message, ConvergenceWarning, stacklevel=3)
 
     def predict_log_proba(self, X):
         """Logarithm of :meth:`predict_proba`, precise where that rounds to 0 or 1."""
         scores = self.decision_function(X)
         if scores.ndim == 1:
             scores = np.column_stack([np.zeros_like(scores), scores])
-        return log_softmax(scores * (1 + 1 / self.k if self.objective == "rlo" else 1), axis=1)
+        return log_softmax(scores * scores.dtype.type(1 + 1 / self.k_), axis=1)
 
     def predict_proba(self, X):
         """Class probabilities softmax((1 + 1/k) z), for logistic softmax(z); shape (n_samples, n_classes)."""

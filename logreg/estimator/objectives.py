@@ -4,6 +4,7 @@ import contextlib
 import math
 
 import numpy as np
+import scipy.sparse
 import torch
 import torch.nn.functional as F
 
@@ -39,32 +40,39 @@ class Objective:
 
     Parameters
     ----------
-    X : ndarray of float64, shape (n, d)
+    X : ndarray or CSR matrix of float64, shape (n, d)
     y : ndarray of int, shape (n,)
         Classes 0 … n_classes − 1.
     n_classes : int ≥ 2
-    k : float ≥ 1, optional
+    k : float > 0, optional
         The root; None is logistic regression.
-    l2 : float ≥ 0
+    l2 : float ≥ 0, or one a column, shape (d,)
+        Each column's own penalty Σ_j l2_j w_j² / 2 is what a change of units makes of one for all.
     fit_intercept : bool
     sample_weight : ndarray of float, shape (n,), optional
         s_i ≥ 0; all ones unless given.
+    centre : ndarray, shape (d,), optional
+        The rows are x_i − centre, without being written down: a sparse X stays sparse.
 
     Raises
     ------
     ValueError
-        If k < 1 or l2 < 0, or either is not a finite real number.
+        If k ≤ 0 or l2 < 0, or either is not a finite real number.
 
     Notes
     -----
     The weights travel as one flat vector of ``size`` numbers: row by row, the row's intercept last.
     """
 
-    def __init__(self, X, y, n_classes, *, k=None, l2=0.0, fit_intercept=True, sample_weight=None):
+    def __init__(
+        self, X, y, n_classes, *, k=None, l2=0.0, fit_intercept=True, sample_weight=None, centre=None
+    ):
         if k is not None:
-            check_real("k", k, 1)
-        check_real("l2", l2, 0)
-        self.X, self.k, self.l2 = X, k, l2
+            check_real("k", k, 0, inclusive=False)
+        for value in np.atleast_1d(l2).tolist():
+            check_real("l2", value, 0)
+        self.X, self.k, self.l2, self.centre = X, k, l2, centre
+        self._penalised = bool(np.any(l2))
         self.n_classes, self.fit_intercept = n_classes, fit_intercept
         self.rows = 1 if n_classes == 2 else n_classes
         self.columns = X.shape[1] + fit_intercept
@@ -92,7 +100,12 @@ class Objective:
         W = w.reshape(self.rows, self.columns)
         d = X.shape[1]
         # For one row a matrix-vector product: BLAS spends threads on the product of a flat matrix.
-        scores = (X @ W[0, :d])[None] if self.rows == 1 else W[:, :d] @ X.T
+        if self.rows == 1:
+            scores = (X @ W[0, :d])[None]
+        else:
+            scores = (X @ W[:, :d].T).T if scipy.sparse.issparse(X) else W[:, :d] @ X.T
+        if self.centre is not None:
+            scores = scores - (W[:, :d] @ self.centre)[:, None]
         return scores + W[:, d:] if self.fit_intercept else scores
 
     def _logits(self, scores):
@@ -113,54 +126,86 @@ class Objective:
         that is computed anyway also gives its slope. Autograd gets there too (a test compares), in twice
         the time on small data.
         """
-        with torch.inference_mode():
-            logits = self._logits(torch.from_numpy(self.scores(w)))
-            losses = self._sample_losses(logits).numpy()
-            residual = torch.softmax(logits, dim=1).sub_(self._one_hot)[0, -self.rows :].numpy()
-        factor = self.share
-        if self.k is not None:
-            factor = np.minimum(losses * self._share_over_k + factor, self._largest_factor)
-        residual = residual * factor
-
+        losses, residual = self._losses_and_pulls(w)
         W = w.reshape(self.rows, self.columns)
         d = self.X.shape[1]
         gradient = np.empty_like(W)
         gradient[:, :d] = residual[0] @ self.X if self.rows == 1 else residual @ self.X
+        if self.centre is not None:
+            gradient[:, :d] -= np.outer(residual.sum(axis=1), self.centre)
         if self.fit_intercept:
             gradient[:, d] = residual.sum(axis=1)
         value = float(losses @ self.share)
-        if self.l2:
+        if self._penalised:
             pull = self.l2 * W[:, :d]
             gradient[:, :d] += pull
             value += 0.5 * float(np.vdot(pull, W[:, :d]))
         return value, gradient.ravel()
 
+    def _losses_and_pulls(self, w):
+        with torch.inference_mode():
+            logits = self._logits(torch.from_numpy(np.ascontiguousarray(self.scores(w))))
+            losses = self._sample_losses(logits).numpy()
+            residual = torch.softmax(logits, dim=1).sub_(self._one_hot)[0, -self.rows :].numpy()
+        factor = self.share
+        if self.k is not None:
+            factor = np.minimum(losses * self._share_over_k + factor, self._largest_factor)
+        return losses, residual * factor
+
+    def pulls(self, w):
+        """∂(F − penalty)/∂scores at `w`, shape (1 or n_classes, n): what each sample asks of each score."""
+        return self._losses_and_pulls(w)[1]
+
+    @property
+    def labels(self):
+        """Class of every sample, shape (n,)."""
+        return self._target[0].numpy()
+
     def hessian(self, w):
         """∇²F at the flat weights `w`, ndarray of shape (size, size)."""
-        scores = torch.from_numpy(self.scores(w)).requires_grad_()
+        scores = torch.from_numpy(np.ascontiguousarray(self.scores(w))).requires_grad_()
         total = self._sample_losses(self._logits(scores)) @ torch.from_numpy(self.share)
         (slope,) = torch.autograd.grad(total, scores, create_graph=True)
-        design, rows, columns = self.design, self.rows, self.columns
+        rows, columns = self.rows, self.columns
         H = np.empty((rows, columns, rows, columns))
         for a in range(rows):
             # Samples do not interact: differentiating a column's sum gives every sample's own entry.
             (curvature,) = torch.autograd.grad(slope[a].sum(), scores, retain_graph=True)
             curvature = curvature.numpy()
             for b in range(a + 1):
-                block = design.T @ (curvature[b, :, None] * design)
+                block = self._gram(curvature[b])
                 H[a, :, b, :] = block
                 H[b, :, a, :] = block.T
         H = H.reshape(self.size, self.size)
-        penalised = np.ones((rows, columns))
-        if self.fit_intercept:
-            penalised[:, -1] = 0
-        H[np.diag_indices(self.size)] += self.l2 * penalised.ravel()
+        penalty = np.zeros((rows, columns))
+        penalty[:, : self.X.shape[1]] = self.l2
+        H[np.diag_indices(self.size)] += penalty.ravel()
         return H
+
+    def _gram(self, weight):
+        """Σ_i weight_i x_i x_iᵀ over the rows x_i of the design, shape (columns, columns)."""
+        if not scipy.sparse.issparse(self.X):
+            design = self.design
+            return design.T @ (weight[:, None] * design)
+        d = self.X.shape[1]
+        inner = (self.X.T @ self.X.multiply(weight[:, None]).tocsr()).toarray()
+        border, total = weight @ self.X, weight.sum()
+        if self.centre is not None:
+            c = self.centre
+            inner = inner - np.outer(border, c) - np.outer(c, border) + total * np.outer(c, c)
+            border = border - total * c
+        if not self.fit_intercept:
+            return inner
+        G = np.empty((d + 1, d + 1))
+        G[:d, :d], G[:d, d], G[d, :d], G[d, d] = inner, border, border, total
+        return G
 
     @property
     def design(self):
-        """X with the intercept's column of ones, shape (n, columns)."""
-        return np.column_stack([self.X, np.ones(len(self.X))]) if self.fit_intercept else self.X
+        """Dense X, centred, with the intercept's column of ones, shape (n, columns)."""
+        X = self.X.toarray() if scipy.sparse.issparse(self.X) else self.X
+        X = X if self.centre is None else X - self.centre
+        return np.column_stack([X, np.ones(len(X))]) if self.fit_intercept else X
 
     def lipschitz(self) -> float:
         r"""A bound L on the curvature wherever F(w) ≤ F(0), so that gradient steps of 1/L from 0 descend.
@@ -168,6 +213,7 @@ class Objective:
         With x the rows of the design, R² = max ‖x‖² and Λ = λ_max(Σ s_i x_i x_iᵀ / Σ s_i),
 
             2 classes:  L = a(k) Λ + (2^(1/k) − 1) R² / k + l2,  a(k) = 1/k + ((k − 2)₊ / (2k − 1))^(2 − 1/k),
+                        for k ≤ 1 a(k) = 0,
             C classes:  L = 2 h(k) [Λ + (C^(1/k) − 1) R²] + l2,  h(k) = k / (4 (k − 1)), for k < 2 1/k;
 
         k → ∞ leaves Λ/4 + l2 and Λ/2 + l2, the bounds of logistic regression, which hold everywhere. The
@@ -179,13 +225,28 @@ class Objective:
         design, k = self.design, self.k
         spread = np.linalg.eigvalsh(design.T @ (self.share[:, None] * design))[-1]
         if k is None:
-            return float(spread / (4 if self.rows == 1 else 2) + self.l2)
+            return float(spread / (4 if self.rows == 1 else 2) + np.max(self.l2))
         excess = math.expm1(math.log(self.n_classes) / k) * (design[self.share > 0] ** 2).sum(axis=1).max()
         if self.rows == 1:
-            common = 1 / k + (max(k - 2, 0) / (2 * k - 1)) ** (2 - 1 / k)
-            return float(common * spread + excess / k + self.l2)
+            common = 1 / k + ((k - 2) / (2 * k - 1)) ** (2 - 1 / k) if k > 2 else (k > 1) / k
+            return float(common * spread + excess / k + np.max(self.l2))
         steepest = k / (4 * (k - 1)) if k >= 2 else 1 / k
-        return float(2 * steepest * (spread + excess) + self.l2)
+        return float(2 * steepest * (spread + excess) + np.max(self.l2))
+
+    def relative_curvature(self) -> float:
+        r"""A bound c on λ_max(∇²F − l2) / (F − penalty), everywhere: no sample's curvature is above c φ.
+
+        c = max(1, 1/k²) R² for two classes, twice that for more; R² = max ‖x‖². For one sample the
+        ratio φ″/φ tends to 1 where it is right and to 1/k² where it is wrong (both 1 at k = 1; for the
+        logistic loss 1 and 0). So log F is smooth, though for ``rlo`` F is not.
+        """
+        longest = (self.design[self.share > 0] ** 2).sum(axis=1).max()
+        each = 1.0 if self.k is None else max(1.0, self.k**-2)
+        return float(each * longest * (1 if self.rows == 1 else 2))
+
+    def curvature_over_logistic(self) -> float:
+        """φ″ at 0 over that of the logistic loss, C^(1/k) (1 + 1/k): how much more this loss bends at w = 0."""
+        return 1.0 if self.k is None else self.n_classes ** (1 / self.k) * (1 + 1 / self.k)
 
     def condition_number(self, w) -> float:
         """λ_max / λ_min of ∇²F at `w`, in the directions that the data determine.

@@ -1,4 +1,4 @@
-"""Four ways to a minimum. Each sees an objective's values, gradients and Hessians, and nothing else.
+"""Ways to a minimum. Each sees an objective's values, gradients and Hessians, and nothing else.
 
 An optimiser is a function ``(objective, w, observe, …)`` that shows every iterate to
 ``observe(w, value, gradient)`` and returns when that answers True. What counts as done, and the clock, are
@@ -114,6 +114,7 @@ def newton(objective, w, observe):
     classes) are left alone: there the gradient is rounding too.
     """
     value, gradient = objective.value_and_gradient(w)
+    idle = 0
     while not observe(w, value, gradient):
         curvature, basis = np.linalg.eigh(objective.hessian(w))
         steep = curvature > curvature[-1] * len(curvature) * np.finfo(float).eps
@@ -131,6 +132,11 @@ def newton(objective, w, observe):
             step /= 2
             if step < 1e-12:
                 return
+        # At the end of float64 neither value nor gradient fall any more, whatever `observe` waits for.
+        lower = value_ahead < value - rounding or np.abs(gradient_ahead).max() < 0.5 * np.abs(gradient).max()
+        idle = 0 if lower else idle + 1
+        if idle > 3:
+            return
         w, value, gradient = ahead, value_ahead, gradient_ahead
 
 
@@ -139,8 +145,10 @@ OPTIMIZERS = {"gd": gd, "nesterov": nesterov, "lbfgs": lbfgs, "newton": newton}
 FIXED_STEP = ("gd", "nesterov")
 
 
-def minimize(name, objective, *, tol, max_iter, lr=None, on_iterate=None) -> Result:
-    """Minimise `objective` from zero with the optimiser called `name`.
+def minimize(
+    name, objective, *, tol, max_iter, lr=None, start=None, measure=np.linalg.norm, on_iterate=None
+) -> Result:
+    """Minimise `objective` with the optimiser called `name`.
 
     Parameters
     ----------
@@ -150,10 +158,14 @@ def minimize(name, objective, *, tol, max_iter, lr=None, on_iterate=None) -> Res
         Has ``size``, ``value_and_gradient(w)``, for newton ``hessian(w)``, and for a fixed step without `lr`
         ``lipschitz()``.
     tol : float > 0
-        Done when the Euclidean norm of the gradient is at most this.
-    max_iter : int ≥ 1
+        Done when the `measure` of the gradient is at most this.
+    max_iter : int ≥ 0
     lr : float > 0, optional
         The step of gd and nesterov; 1/L unless given.
+    start : ndarray, shape (size,), optional
+        Where to begin; zero unless given.
+    measure : callable
+        Gradient → float; the Euclidean norm unless given.
     on_iterate : callable, optional
         Called without arguments after every iteration (progress).
 
@@ -166,16 +178,16 @@ def minimize(name, objective, *, tol, max_iter, lr=None, on_iterate=None) -> Res
     options = {}
     if name in FIXED_STEP:
         options["step"] = 1 / objective.lipschitz() if lr is None else lr
-    w = np.zeros(objective.size)
+    w = np.zeros(objective.size) if start is None else start
     result = Result(w)
-    start = time.perf_counter()
+    began = time.perf_counter()
 
     def observe(w, value, gradient) -> bool:
-        norm = float(np.linalg.norm(gradient))
+        norm = float(measure(gradient))
         result.w = w
         result.values.append(value)
         result.gradient_norms.append(norm)
-        result.seconds.append(time.perf_counter() - start)
+        result.seconds.append(time.perf_counter() - began)
         if on_iterate is not None and result.iterations:
             on_iterate()
         first = result.values[0]
