@@ -112,11 +112,20 @@ def load_tensors(path: Path, safe_globals: Iterable[object] = ()) -> object:
             with torch.serialization.safe_globals(list(safe_globals)):
                 return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        foreign = []
+        with suppress(Exception):  # damaged, or the format before torch 1.6: then nobody knows
+            foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+            foreign = sorted(set(foreign) - {_global_name(item) for item in safe_globals})
+        what = f"; in the way: {', '.join(foreign[:3])}" if foreign else ""
         raise UserError(
-            f"{path} is not a file of plain tensors: it is damaged, or would run code when loaded"
+            f"{path} is not a file of plain tensors: it is damaged, or would run code when loaded{what}"
         ) from error
     except Exception as error:  # a damaged file can fail anywhere in zip, pickle or tensor decoding
         reason = " ".join(str(error).split())[:200]
         if not reason or isinstance(error, LookupError):  # torch's pickle reader met a byte it does not know
             reason = "not a checkpoint, or not all of it"
         raise UserError(f"{path} is damaged: it cannot be read ({reason})") from error
+
+
+def _global_name(item) -> str:
+    return item[1] if isinstance(item, tuple) else f"{item.__module__}.{item.__qualname__}"

@@ -234,3 +234,21 @@ def parse_train(argv: list[str] | None = None, documentation: str | None = None)
     if args.k_end and args.loss != "root":
         parser.error(f"--k-end moves the k of the root loss: leave it out with --loss {args.loss}")
     return args, typed
+
+
+def export_parser(documentation: str = "Export.\n\npython export.py") -> Parser:
+    """export.py's flags."""
+    parser = Parser("export.py", documentation)
+    add = parser.add_argument
+    add("run", metavar="RUN", help="a run directory, or its best.pt or model.safetensors")
+    add("--format", choices=("onnx", "pt2", "safetensors"), required=True, help="what to write")
+    add("--out", default="", metavar="FILE", help="write there (default: model.FORMAT beside the weights)")
+    add(
+        "--images",
+        nargs="+",
+        default=[],
+        metavar="IMAGE",
+        help="image files or folders to compare both nets on (default: those of the folder that the run was "
+        "trained on, if it is there, else random ones)",
+    )
+    return parser

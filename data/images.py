@@ -59,8 +59,9 @@ def _rgb(image: Image.Image) -> Image.Image:
     """Upright, 8-bit RGB, on white where transparent; `ValueError` where Pillow would lose what is in it."""
     if image.format == "TIFF":
         _check_tiff(image)
+    tile = getattr(image, "tile", None)  # images that are no file's have none
     # Pillow keeps the upper eight of a colour's sixteen bits, and only the raw mode tells
-    wide = image.mode[0] != "I" and bool(image.tile) and ";16" in str(image.tile[0][3])
+    wide = image.mode[0] != "I" and bool(tile) and ";16" in str(tile[0][3])
     image.load()
     turn = _TURNS.get(_orientation(image))  # TIFF has turned itself by now
     see_through = image.has_transparency_data
@@ -136,14 +137,16 @@ def _on_white(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
 
 
-def decode(path: str, size: int, interpolation: str = "bilinear", crop_pct: float = 1.0) -> np.ndarray:
+def decode(
+    path: str | Image.Image, size: int, interpolation: str = "bilinear", crop_pct: float = 1.0
+) -> np.ndarray:
     """Read one image upright: shorter side resized to ``size / crop_pct`` (antialiased), centre cropped, RGB.
 
     Transparent parts show white; of an animation the first frame is read; colour profiles are ignored.
 
     Parameters
     ----------
-    path : str
+    path : str, or an image of Pillow's, taken by the pixels that it holds
     size : int
         Pixels.
     interpolation : {'bilinear', 'bicubic'}
@@ -162,7 +165,8 @@ def decode(path: str, size: int, interpolation: str = "bilinear", crop_pct: floa
     """
     side = int(size / crop_pct)
     try:
-        with _open(path) as image:
+        # a copy: decoding less than the whole would change the caller's image
+        with path.copy() if isinstance(path, Image.Image) else _open(path) as image:
             # lets the JPEG decoder skip resolution; twice the size leaves the resize enough to filter
             image.draft(None, (2 * side, 2 * side))
             rgb = _rgb(image)

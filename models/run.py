@@ -10,6 +10,7 @@ from pathlib import Path
 import safetensors
 import safetensors.torch
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from common import write_atomically
@@ -129,10 +130,32 @@ def read_info(path: str | Path) -> ModelInfo | None:
 
 def save_safetensors(path: Path, state: Mapping[str, Tensor], info: ModelInfo | Mapping) -> None:
     """Write the weights with `info` as JSON in the metadata, atomically."""
+    data = safetensors_bytes(state, info)
+    write_atomically(Path(path), lambda file: file.write(data))
+
+
+def safetensors_bytes(state: Mapping[str, Tensor], info: ModelInfo | Mapping) -> bytes:
+    """What `save_safetensors` writes."""
     info = info.to_dict() if isinstance(info, ModelInfo) else dict(info)
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
-    data = safetensors.torch.save(tensors, {"info": json.dumps(info), "format": "pt"})
-    write_atomically(Path(path), lambda file: file.write(data))
+    return safetensors.torch.save(tensors, {"info": json.dumps(info), "format": "pt"})
+
+
+def weights_file(path: str | Path) -> Path:
+    """The weights of a run directory; a file is given back as it is.
+
+    Raises
+    ------
+    ModelError
+        The directory holds none.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    found = [path / name for name in ("best.pt", "model.safetensors") if (path / name).is_file()]
+    if not found:
+        raise ModelError(f"{path} holds no weights: neither best.pt nor model.safetensors is there")
+    return found[0]
 
 
 def load_run(path: str | Path) -> tuple[nn.Module, Callable[..., Tensor], list[str]]:
@@ -148,7 +171,8 @@ def load_run(path: str | Path) -> tuple[nn.Module, Callable[..., Tensor], list[s
     net : nn.Module
         In evaluation mode, on the CPU.
     transform : callable
-        From an image file's path to a tensor (1, 3, H, W): the pixels that the training's own test saw.
+        From an image file, a Pillow image or a list of them to a tensor (N, 3, H, W): the pixels that the
+        training's own test saw. A Pillow image is taken as it would be read from a lossless file.
     class_names : list of str
 
     Raises
@@ -160,12 +184,7 @@ def load_run(path: str | Path) -> tuple[nn.Module, Callable[..., Tensor], list[s
     from data.augment import resize_squares
     from data.images import common_square_size, decode
 
-    path = Path(path)
-    if path.is_dir():
-        found = [path / name for name in ("best.pt", "model.safetensors") if (path / name).is_file()]
-        if not found:
-            raise ModelError(f"{path} holds no weights: neither best.pt nor model.safetensors is there")
-        path = found[0]
+    path = weights_file(path)
     info = read_info(path)
     if info is None:
         raise ModelError(f"{path} does not say what net it holds: only weights that train.py saved do")
@@ -175,15 +194,24 @@ def load_run(path: str | Path) -> tuple[nn.Module, Callable[..., Tensor], list[s
     load_checkpoint(net, path, new_head=False)
     mean, std = (torch.tensor(x).view(3, 1, 1) for x in (info.mean, info.std))
 
-    def transform(image) -> Tensor:
+    def pixels_of(image) -> Tensor:
         size, how = info.image_size, (info.interpolation, info.crop_pct)
+        in_memory = isinstance(image, Image.Image)
+        if in_memory:
+            side = image.width if image.width == image.height else 0
+        else:
+            image = str(image)
+            side = common_square_size([image])
         # small squares are enlarged as tensors, as the training does
-        stored = min(size, common_square_size([str(image)]) or size)
-        pixels = decode(str(image), stored, how[0], how[1] if stored == size else 1.0)
+        stored = min(size, side or size)
+        pixels = decode(image, stored, how[0], how[1] if stored == size else 1.0)
         pixels = torch.from_numpy(pixels.copy())[None]
         if stored < size:
             pixels = resize_squares(pixels, size, *how)
         return (pixels / 255 - mean) / std
+
+    def transform(images) -> Tensor:
+        return torch.cat([pixels_of(i) for i in (images if isinstance(images, list | tuple) else [images])])
 
     return net.eval(), transform, list(info.class_names)
 

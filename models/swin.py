@@ -1,6 +1,7 @@
 """Swin transformer: timm's, with the paper's widths, depths and heads, fitted to the image size."""
 
-from timm.models.swin_transformer import SwinTransformer
+from timm.layers import use_fused_attn
+from timm.models.swin_transformer import SwinTransformer, WindowAttention
 from torch import nn
 
 from .registry import TRANSFORMER, ModelError, Spec, nearby, register
@@ -65,7 +66,7 @@ def build_swin(spec: Spec, width: int, depths: tuple[int, ...], heads: tuple[int
             f"swin's stages cannot halve image size {spec.image_size} evenly; sizes that work: {sizes}"
         )
     patch, window = geometry
-    return SwinTransformer(
+    model = SwinTransformer(
         img_size=spec.image_size,
         patch_size=patch,
         window_size=window,
@@ -74,3 +75,8 @@ def build_swin(spec: Spec, width: int, depths: tuple[int, ...], heads: tuple[int
         depths=depths,
         num_heads=heads,
     )
+    for module in model.modules():
+        if isinstance(module, WindowAttention):
+            # timm has it off until its users have tried it: same values (tested), fewer kernels
+            module.fused_attn = use_fused_attn()
+    return model

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 import torch
-from einops import repeat
 from einops.layers.torch import Rearrange
 from torch import Tensor, nn
 
@@ -65,7 +64,8 @@ class VisionTransformer(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         patches = self.to_tokens(images)
-        class_token = repeat(self.class_token, "d -> b 1 d", b=len(patches))
+        # not einops' repeat, with which torch.compile compiles twice, nor len(), which fixes the batch size
+        class_token = self.class_token.expand(patches.shape[0], 1, -1)
         tokens = torch.cat((class_token, patches), dim=1) + self.positions
         tokens = self.blocks(self.dropout(tokens))
         return self.head(tokens[:, 0])

@@ -5,9 +5,11 @@ import logging
 import os
 import sys
 import textwrap
+import types
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -20,6 +22,7 @@ from .registry import ModelError
 _NESTED = ("state_dict_ema", "model_ema", "model", "state_dict", "net", "module")
 _COUNTERS = ("n_averaged",)  # torch's AveragedModel counts beside its weights
 _WRAPPERS = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile prepend
+_ATTRIBUTES = ("model.", "net.", "backbone.")  # where Lightning modules keep the net that they train
 
 _log = logging.getLogger(__name__)
 
@@ -46,8 +49,8 @@ def load_checkpoint(model: nn.Module, path: str | Path, *, new_head: bool = True
     ModelError
         The file cannot be read as plain tensors, or does not fit; the first few keys are named.
     """
-    state = _filter_like_timm(model, read_state_dict(path), path)
     own = model.state_dict()
+    state = _filter_like_timm(model, _strip_attribute(read_state_dict(path), own), path)
     fresh = []  # heads
     for head in head_names(model):
         keys = [key for key in (f"{head}.weight", f"{head}.bias") if key in own]
@@ -79,9 +82,14 @@ def load_checkpoint(model: nn.Module, path: str | Path, *, new_head: bool = True
         _log.warning("%s has no head of %d classes: that layer starts afresh", path, classes)
 
 
-def plain_data() -> list[type]:
-    """Classes of plain data that trainers keep beside their weights, and that loading may build."""
-    return [argparse.Namespace]
+def plain_data() -> list:
+    """What trainers keep beside their weights: plain data that loading may build, none of which runs code."""
+    scalar = np.float64(0).__reduce__()[0]
+    # numpy 1 and 2 call the folder of the same function differently
+    names = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    numbers = [type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64, np.int32, np.bool_)]
+    paths = [(type(Path()), f"{module}.PosixPath") for module in ("pathlib", "pathlib._local")]
+    return [argparse.Namespace, types.SimpleNamespace, *names, np.dtype, *numbers, *paths]
 
 
 def read_file(path: str | Path) -> object:
@@ -149,6 +157,14 @@ def _strip_wrappers(key: str) -> str:
     while key.startswith(_WRAPPERS):
         key = key.partition(".")[2]
     return key
+
+
+def _strip_attribute(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Leave out the attribute that all names share, unless the net's own names have it too."""
+    for prefix in _ATTRIBUTES:
+        if all(key.startswith(prefix) for key in state) and not any(key.startswith(prefix) for key in own):
+            return {_strip_wrappers(key.removeprefix(prefix)): value for key, value in state.items()}
+    return state
 
 
 def _filter_like_timm(model: nn.Module, state: dict[str, Tensor], path: str | Path) -> dict[str, Tensor]:

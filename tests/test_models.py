@@ -17,6 +17,8 @@ from models import registry
 PARAMETERS = {
     "vgg19": 20_040_522,
     "vgg16": 14_728_266,
+    "resnet20": 272_474,
+    "resnet32": 466_906,
     "resnet18": 11_173_962,
     "resnet34": 21_282_122,
     "resnet50": 23_520_842,
@@ -32,6 +34,7 @@ OURS = [name for name in models.list_models() if name != "vit_timm"]
 SMALL = [
     "vgg11",
     "resnet18",
+    "resnet20",
     "vit_tiny",
     "vit_small",
     "cait",

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from timm.models.swin_transformer import WindowAttention
 from torch import nn
 
 import models
@@ -118,6 +119,34 @@ def test_resnet_up_to_64_px_keeps_the_resolution_in_its_stem():
     model = models.build_model("resnet18", 7, 64)
     stem = model.maxpool(model.conv1(torch.randn(1, 3, 64, 64)))
     assert stem.shape == (1, 64, 64, 64)
+
+
+def test_cifar_resnet_halves_twice_and_has_6n_plus_2_layers():
+    for depth in (20, 32):
+        model = models.build_model(f"resnet{depth}", 10, 32)
+        sides = [stage(images).shape for images, stage in ((torch.randn(1, 16, 32, 32), model.stages[0]),
+                                                           (torch.randn(1, 16, 32, 32), model.stages[:2]),
+                                                           (torch.randn(1, 16, 32, 32), model.stages))]  # fmt: skip
+        assert [(s[1], s[2]) for s in sides] == [(16, 32), (32, 16), (64, 8)]
+        layers = [m for m in model.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]
+        assert len(layers) + 1 == depth  # the projections do not count
+
+
+def test_swins_fused_attention_equals_timms_own_in_values_and_gradients():
+    torch.manual_seed(0)
+    model = models.build_model("swin_tiny", 5, 32).double().eval()
+    attentions = [m for m in model.modules() if isinstance(m, WindowAttention)]
+    assert attentions and all(m.fused_attn for m in attentions)
+    images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    results = []
+    for fused in (True, False):
+        for m in attentions:
+            m.fused_attn = fused
+        model.zero_grad()
+        logits = model(images)
+        logits.square().sum().backward()
+        results.append([logits.detach(), *(p.grad.clone() for p in model.parameters())])
+    torch.testing.assert_close(*results)
 
 
 @pytest.mark.parametrize(

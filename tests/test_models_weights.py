@@ -1,8 +1,13 @@
 """Weights from disk: what is read, what is refused, what must fit."""
 
+import argparse
 import logging
 import pickle
+import types
+from fractions import Fraction
+from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -34,6 +39,61 @@ def test_torch_checkpoint_loads_whatever_wrapped_it(tmp_path, state, nested, pre
         content = {nested: content, "epoch": 3}
     torch.save(content, tmp_path / "net.pth")
     assert_same_weights(small_vit(checkpoint=tmp_path / "net.pth"), state)
+
+
+@pytest.mark.parametrize("attribute", ["model.", "net.", "backbone.", "model._orig_mod."])
+def test_lightning_checkpoint_loads(tmp_path, state, attribute):
+    content = {
+        "epoch": 1,
+        "pytorch-lightning_version": "2.4.0",
+        "state_dict": {attribute + key: value for key, value in state.items()},
+        "callbacks": {"ModelCheckpoint": {"best_model_score": torch.tensor(0.5)}},
+        "hyper_parameters": {"lr": 0.1},
+    }
+    torch.save(content, tmp_path / "last.ckpt")
+    assert_same_weights(small_vit(checkpoint=tmp_path / "last.ckpt"), state)
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        argparse.Namespace(lr=0.1, output_dir=Path("out") / "run"),
+        types.SimpleNamespace(lr=0.1),
+        np.float64(93.12),
+        np.float32(0.5),
+        np.int64(3),
+        np.bool_(True),
+    ],
+)
+def test_plain_data_beside_the_weights_loads(tmp_path, state, beside):
+    torch.save({"state_dict": state, "extra": beside}, tmp_path / "net.pth.tar")
+    assert_same_weights(small_vit(checkpoint=tmp_path / "net.pth.tar"), state)
+
+
+@pytest.mark.parametrize("nested", ["state_dict_ema", "model_ema"])
+def test_averaged_weights_are_taken_before_the_last_ones(tmp_path, state, nested):
+    last = {key: value + 1 for key, value in state.items()}
+    torch.save({"state_dict": last, nested: state}, tmp_path / "net.pth")
+    assert_same_weights(small_vit(checkpoint=tmp_path / "net.pth"), state)
+
+
+def test_averaged_model_of_torch_loads(tmp_path):
+    net = small_vit()
+    averaged = torch.optim.swa_utils.AveragedModel(net)
+    averaged.update_parameters(net)
+    torch.save(averaged.state_dict(), tmp_path / "net.pth")
+    assert_same_weights(small_vit(checkpoint=tmp_path / "net.pth"), net.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("beside", "named"),
+    [(Fraction(1, 2), "fractions.Fraction"), (np.ones(2), "numpy.ndarray"), (print, "builtins.print")],
+)
+def test_what_is_in_the_way_is_named(tmp_path, state, beside, named):
+    torch.save({"state_dict": state, "args": argparse.Namespace(x=beside)}, tmp_path / "net.pth")
+    with pytest.raises(models.ModelError, match=f"in the way: .*{named}") as error:
+        small_vit(checkpoint=tmp_path / "net.pth")
+    assert "Namespace" not in str(error.value)  # which is none of it
 
 
 def test_safetensors_load(tmp_path, state):
