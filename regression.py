@@ -8,8 +8,6 @@ Every objective (logistic, and rlo for each k) meets every l2 and every optimise
 it is known. Objectives and optimisers are in `logreg/estimator/`.
 """
 
-import csv
-import json
 import math
 import os
 import sys
@@ -24,6 +22,7 @@ LARGEST_HESSIAN = 4000
 
 
 def parse_args(argv=None):
+    """The flags, and lines about those that have no effect."""
     parser = regression_parser(__doc__)
     args, typed = parser.parse_typed(argv)
     args.k, args.l2 = list(dict.fromkeys(args.k)), list(dict.fromkeys(args.l2))
@@ -32,12 +31,20 @@ def parse_args(argv=None):
     for name in ("dataset", "target", "test_file", "data_dir", "out"):
         if getattr(args, name) == "":  # an unset variable of the shell, as a rule
             parser.error(f"--{name.replace('_', '-')} is empty: give it a value, or leave it out")
+
+    def flags(*names):
+        return ", ".join(f"--{name.replace('_', '-')}" for name in names if name in typed)
+
     if args.dataset in NAMES or args.dataset.startswith("openml:"):
-        for name in ("test_file", "target", "header", "sep", "decimal", "drop"):
-            if name in typed:
-                flag = f"--{name.replace('_', '-')}"
-                parser.error(f"{flag} goes with a file as --dataset, not with {args.dataset}")
-    return args
+        misplaced = flags("test_file", "target", "header", "sep", "decimal", "drop")
+        if misplaced:
+            parser.error(f"{misplaced} goes with a file as --dataset, not with {args.dataset}")
+    idle = [
+        (args.dataset != "synthetic" and flags("n", "d", "margin", "condition"), "synthetic data only"),
+        (args.test_file is not None and flags("test_size"), "a file without --test-file"),
+        (not {"gd", "nesterov"} & set(args.optimizer) and flags("lr"), "gd and nesterov"),
+    ]
+    return args, [f"without effect: {names} (for {what})" for names, what in idle if names]
 
 
 def make_runs(args):
@@ -91,48 +98,18 @@ def execute(run, dataset, args):
     run.update(objective=problem.name, problem=problem, result=result, row=row)
 
 
-def write_results(out, args, dataset, runs):
-    """results.csv, config.json and the plots, in the directory `out`."""
-    from logreg import plots, table
-
-    with open(out / "results.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(runs[0]["row"]))
-        writer.writeheader()
-        writer.writerows(run["row"] for run in runs)
-    (out / "config.json").write_text(json.dumps(vars(args), indent=2) + "\n")
-
-    runs = [run for run in runs if run["row"]["status"] != "diverged"]
-    plots.plot_losses(out / "losses.png", args.k)
-    if not runs:
-        return
-    table.add_lowest(runs)
-    best = table.solutions(runs)
-    for l2 in dict.fromkeys(run["l2"] for run in runs):
-        for x in ("iterations", "seconds"):
-            plots.plot_convergence(out / f"convergence_{x}_l2={l2:g}.png", runs, l2, x, dataset.name)
-        if dataset.X_train.shape[1] == 2:
-            here = [run for (run_l2, _), run in best.items() if run_l2 == l2]
-            settled = table.has_minimum(runs, l2)
-            title = f"decision boundaries, l2 = {l2:g}" + " (no minimum: last iterates)" * (not settled)
-            plots.plot_boundaries(out / f"boundaries_l2={l2:g}.png", dataset, here, title)
-    conditions = {}
-    for (l2, k), run in best.items():
-        if table.has_minimum(runs, l2):
-            conditions.setdefault(l2, {})[k] = run["row"]["condition"]
-    if conditions:
-        plots.plot_condition(out / "condition.png", conditions, dataset.name)
-
-
 def main(argv=None) -> int:
-    args = parse_args(argv)
+    args, notes = parse_args(argv)
     # After parsing: --help and wrong usage should not wait for torch and scikit-learn
     import numpy as np
 
-    from logreg import datasets
+    from logreg import datasets, results
     from logreg.readers import Told
 
     told = Told(args.target, {"yes": True, "no": False}.get(args.header), args.sep, args.decimal, args.drop)
     try:
+        if args.out:  # before the data, which may take minutes
+            results.claim(args.out)
         dataset = datasets.load(
             args.dataset, data_dir=args.data_dir, test_file=args.test_file, told=told,
             test_size=args.test_size, seed=args.seed, n=args.n, d=args.d, margin=args.margin,
@@ -146,9 +123,10 @@ def main(argv=None) -> int:
             )
         slug = dataset.name.replace(":", "-").replace("/", "-")
         out = Path(args.out or f"./runs/regression-{slug}")
+        results.claim(out)
         out.mkdir(parents=True, exist_ok=True)
         with np.errstate(all="ignore"):  # numbers at the end of float64: the table shows what came of them
-            return study(args, dataset, out)
+            return study(args, dataset, out, notes)
     except UserError as error:
         mistake = error
     except BrokenPipeError:
@@ -161,12 +139,12 @@ def main(argv=None) -> int:
     return EXIT_USAGE
 
 
-def study(args, dataset, out) -> int:
+def study(args, dataset, out, notes) -> int:
     """Make every run, print the table and write the results; the exit code."""
-    from logreg import table
+    from logreg import results, table
 
     print(f"{dataset}; tolerance {args.tol:g}, seed {args.seed}")
-    for line in dataset.understood:
+    for line in [*dataset.understood, *notes]:
         print(line)
     print(table.header())
     runs = list(make_runs(args))
@@ -175,7 +153,7 @@ def study(args, dataset, out) -> int:
         print(table.line(run["row"]), flush=True)
     for note in table.notes([run["row"] for run in runs], args.tol):
         print(note)
-    write_results(out, args, dataset, runs)
+    results.write(out, args, dataset, runs)
     print(f"table and plots · {out}")
 
     diverged = [run for run in runs if run["row"]["status"] == "diverged"]
@@ -195,7 +173,9 @@ def study(args, dataset, out) -> int:
 if __name__ == "__main__":
     sys.stdout.reconfigure(errors="backslashreplace")  # a terminal need not know every character
     try:
-        sys.exit(main())
+        code = main()
+        sys.stdout.flush()  # here, where a pipe that nobody reads is no surprise
+        sys.exit(code)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:

@@ -9,11 +9,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import torch.nn.functional as F
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from common import OKABE_ITO
 from losses import root_loss, rooted_logistic_loss
 
-# Okabe & Ito's palette, without its yellow; black is kept for logistic regression.
-COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+COLOURS = OKABE_ITO[1:]  # black is kept for logistic regression
 # Five, so that with the six colours the first thirty lines all differ.
 DASHES = ((4, 1.5), (1, 1), (5, 1.5, 1, 1.5), (2.5, 1), (6, 2, 2, 2))
 MARKERS = "osD^vP"
@@ -39,6 +40,51 @@ def _save(figure, path):
         figure.savefig(path, dpi=DPI, pil_kwargs={"optimize": True})
     plt.close(figure)
     return path
+
+
+def _say_coinciding(axis):
+    """Name the curves that lie on one another, since an eye sees only the last of them.
+
+    Two do where they cover the same stretch and are nowhere two pixels apart.
+    """
+    axis.figure.draw_without_rendering()
+    curves = []
+    for line in axis.get_lines():
+        if line.get_label().startswith("_") or len(line.get_xdata()) == 0:
+            continue
+        # Levels (axhline) have their x in shares of the axis.
+        pixels = line.get_transform().transform(np.column_stack([line.get_xdata(), line.get_ydata()]))
+        curves.append((line.get_label(), pixels[np.isfinite(pixels).all(axis=1)]))
+
+    def coincide(a, b):
+        if not len(a) or not len(b) or abs(a[[0, -1], 0] - b[[0, -1], 0]).max() > 3:
+            return False
+        grid = np.linspace(a[0, 0], a[-1, 0], 200)
+        return abs(np.interp(grid, *a.T) - np.interp(grid, *b.T)).max() < 2
+
+    groups = []
+    for label, points in curves:
+        for group in groups:
+            if coincide(group[0][1], points):
+                group.append((label, points))
+                break
+        else:
+            groups.append([(label, points)])
+    words = [" = ".join(label for label, _ in group) for group in groups if len(group) > 1]
+    if words:
+        axis.text(
+            0.02, 0.03, "on one line: " + "; ".join(words), transform=axis.transAxes, fontsize=7.5,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5},
+        )  # fmt: skip
+
+
+def _logarithmic_x(axis):
+    """A logarithmic axis that is labelled with plain numbers, in a panel of six steps too."""
+    axis.set_xscale("log")
+    low, high = axis.get_xlim()
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 300 else (1,)))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,g}"))
+    axis.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _legend_below(figure, axis, columns=5):
@@ -111,14 +157,17 @@ def plot_convergence(path, runs, l2, x="iterations", title=""):
                     # has the start, which is the same point in every panel.
                     shown = (y > 1e-16) & np.isfinite(y) & (steps > 0)
                     axis.semilogy(steps[shown], y[shown], label=run["objective"], **_style(run["index"]))
-                    if steps[-1] > 100:
-                        axis.set_xscale("log")
-            axes[row, 0].set_title(f"{optimizer}: gradient norm ‖∇F‖")
-            axes[row, 1].set_title(f"{optimizer}: sub-optimality F − F*")
+            for axis in axes[row]:
+                _logarithmic_x(axis)
+            axes[row, 0].set_ylabel(_plain(optimizer), fontweight="bold")
+        axes[0, 0].set_title("gradient norm ‖∇F‖")
+        axes[0, 1].set_title("sub-optimality F − F*")
         for axis in axes[-1]:
             axis.set_xlabel("iterations" if x == "iterations" else "milliseconds")
         figure.suptitle(f"{_plain(title)}, l2 = {l2:g}", fontsize=10)
         _legend_below(figure, axes[0, 0], 6)
+        for axis in axes.flat:
+            _say_coinciding(axis)
         return _save(figure, path)
 
 
@@ -155,12 +204,16 @@ def plot_condition(path, conditions, title=""):
         axis.set_xticks([], minor=True)
         axis.set_title(f"{_plain(title)}: condition number at the solution")
         if axis.get_legend_handles_labels()[0]:  # and not all of them infinite
-            axis.legend()
+            _legend_below(figure, axis, 4)
+            _say_coinciding(axis)
         return _save(figure, path)
 
 
 def plot_boundaries(path, dataset, runs, title):
-    """Training data of two features and where each objective's solution changes its decision."""
+    """Training data of two features and where each objective's solution changes its decision.
+
+    Solutions are often closer than a line is wide: the title says on how many samples they differ.
+    """
     X, y = dataset.X_train, dataset.y_train
     edges = [np.linspace(X[:, j].min() - 0.3, X[:, j].max() + 0.3, 300) for j in (0, 1)]
     grid = np.stack(np.meshgrid(*edges), axis=-1).reshape(-1, 2)
@@ -191,6 +244,21 @@ def plot_boundaries(path, dataset, runs, title):
             )
             axis.plot([], [], label=run["objective"], **style)
         axis.set(xlabel="feature 0 (standardised)", ylabel="feature 1 (standardised)")
-        axis.set_title(f"{_plain(dataset.name)}: {title}")
+        axis.set_title(f"{_plain(dataset.name)}: {title}\n{_differing(runs, X)}".rstrip())
         _legend_below(figure, axis, 7)
         return _save(figure, path)
+
+
+def _differing(runs, X) -> str:
+    """How many of the samples X each objective decides otherwise than the first."""
+    if len(runs) < 2:
+        return ""
+    decisions = []
+    for run in runs:
+        scores = run["problem"].scores(run["result"].w, X)
+        decisions.append(scores[0] > 0 if len(scores) == 1 else scores.argmax(axis=0))
+    others = [
+        f"{run['objective']} {int((decided != decisions[0]).sum())}"
+        for run, decided in zip(runs[1:], decisions[1:], strict=True)
+    ]
+    return f"decide otherwise than {runs[0]['objective']}, of {len(X)} training samples: {', '.join(others)}"

@@ -48,11 +48,11 @@ def test_one_command_writes_the_table_and_the_plots_and_nothing_outside_out(tmp_
     out = tmp_path / "runs" / "regression-synthetic"
     assert [p.name for p in tmp_path.iterdir()] == ["runs"]
     assert sorted(p.name for p in out.iterdir()) == [
-        "boundaries_l2=0.01.png",
+        "boundaries-l2-0.01.png",
         "condition.png",
         "config.json",
-        "convergence_iterations_l2=0.01.png",
-        "convergence_seconds_l2=0.01.png",
+        "convergence-iterations-l2-0.01.png",
+        "convergence-seconds-l2-0.01.png",
         "losses.png",
         "results.csv",
     ]
@@ -182,3 +182,40 @@ def test_newton_with_too_many_parameters_is_refused(tmp_path, capsys, monkeypatc
     monkeypatch.setattr(regression, "LARGEST_HESSIAN", 13)
     assert regression.main(["--d", "13", "--out", str(tmp_path)]) == 2
     assert "a Hessian of 14 × 14; leave it out of --optimizer" in capsys.readouterr().err
+
+
+def test_plots_of_an_earlier_study_do_not_stay_among_new_ones(tmp_path, capsys):
+    out = tmp_path / "out"
+    words = ["--n", "40", "--k", "2", "--optimizer", "newton", "--out", str(out)]
+    assert regression.main([*words, "--l2", "0.5"]) == 0
+    (out / "mine.png").write_text("kept")
+    assert regression.main([*words, "--l2", "0.25", "--d", "3"]) == 0
+    assert sorted(path.name for path in out.glob("*.png")) == [
+        "condition.png", "convergence-iterations-l2-0.25.png", "convergence-seconds-l2-0.25.png",
+        "losses.png", "mine.png",
+    ]  # fmt: skip
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize("name", ["metrics.csv", "last.pt", "config.json", "table.csv", "results.csv"])
+def test_a_directory_of_another_program_is_refused_and_stays_as_it_was(tmp_path, name, capsys):
+    (tmp_path / name).write_text("{}")
+    assert regression.main([*SMALL, "--out", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and name in error and "give another directory" in error
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "{}")]
+
+
+def test_flags_without_effect_are_said(tmp_path, capsys):
+    words = ["--dataset", "wine", "--n", "9", "--k", "2", "--l2", "0.1", "--optimizer", "newton", "--lr", "1"]
+    assert regression.main([*words, "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "without effect: --n (for synthetic data only)" in printed
+    assert "without effect: --lr (for gd and nesterov)" in printed
+
+
+def test_a_reader_that_leaves_early_is_no_traceback(tmp_path):
+    command = f"{sys.executable} {SCRIPT} {' '.join(SMALL)} --optimizer newton --out {tmp_path} | head -1"
+    result = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=300)
+    assert result.stdout.count("\n") == 1
+    assert result.stderr == ""

@@ -184,7 +184,8 @@ regression | --dataset wine --target 1 | --target | goes with a file as --datase
 regression | --dataset synthetic --header no | --header | goes with a file as --dataset
 regression | --dataset bad.svm --sep , | bad.svm | leave --sep out
 regression | --dataset openml:../x | '../x' | as in openml:diabetes
-regression | --out notes.txt | notes.txt | give another file or directory
+regression | --out notes.txt | --out notes.txt | give another directory
+regression | --out runs/run0 | runs/run0 is a training run | give another directory
 compare | | RUN_DIR, --out | required
 compare | runs | --out | required
 compare | runs --out '' | --out is empty | give it a value

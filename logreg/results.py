@@ -1,0 +1,82 @@
+"""The directory of results: results.csv, config.json and the plots, and nobody else's files."""
+
+import csv
+import json
+import re
+from pathlib import Path
+
+from common import UserError
+
+PROGRAM = "regression.py"
+# Files by which other programs' directories are known, and those that a study writes itself.
+_FOREIGN = ("metrics.csv", "last.pt", "best.pt", "table.csv", "table.md", "results.csv", "config.json")
+_PLOT = re.compile(r"(losses|condition|(convergence|boundaries)[-_].*l2[=-].*)\.png")
+
+
+def claim(out):
+    """Refuse the directory `out` if it holds what another program or person put there.
+
+    Raises
+    ------
+    UserError
+        For a training run, another program's results, or files that a study would overwrite.
+    """
+    out = Path(out)
+    try:
+        names = {path.name for path in out.iterdir()}
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise UserError(f"--out {out}: {error.strerror or error}; give another directory") from None
+    if _is_ours(out):
+        return
+    taken = [name for name in _FOREIGN if name in names]
+    if taken:
+        what = "a training run" if {"metrics.csv", "last.pt"} & names else "not of regression.py"
+        raise UserError(f"--out {out} is {what} ({', '.join(taken)}); give another directory")
+
+
+def _is_ours(out) -> bool:
+    """By its config.json, which names the program; older ones are known by their flags."""
+    try:
+        config = json.loads((out / "config.json").read_text())
+    except (OSError, ValueError, RecursionError):
+        return False
+    if not isinstance(config, dict) or (out / "metrics.csv").exists():
+        return False
+    return config.get("program") == PROGRAM or ({"l2", "max_iter", "condition"} <= config.keys())
+
+
+def write(out, args, dataset, runs):
+    """results.csv, config.json and the plots; plots of an earlier study in the same place go."""
+    from . import plots, table
+
+    with open(out / "results.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(runs[0]["row"]))
+        writer.writeheader()
+        writer.writerows(run["row"] for run in runs)
+    (out / "config.json").write_text(json.dumps({"program": PROGRAM, **vars(args)}, indent=2) + "\n")
+    for path in out.glob("*.png"):
+        if _PLOT.fullmatch(path.name):
+            path.unlink()
+
+    runs = [run for run in runs if run["row"]["status"] != "diverged"]
+    plots.plot_losses(out / "losses.png", args.k)
+    if not runs:
+        return
+    table.add_lowest(runs)
+    best = table.solutions(runs)
+    for l2 in dict.fromkeys(run["l2"] for run in runs):
+        for x in ("iterations", "seconds"):
+            plots.plot_convergence(out / f"convergence-{x}-l2-{l2:g}.png", runs, l2, x, dataset.name)
+        if dataset.X_train.shape[1] == 2:
+            here = [run for (run_l2, _), run in best.items() if run_l2 == l2]
+            settled = table.has_minimum(runs, l2)
+            title = f"decision boundaries, l2 = {l2:g}" + " (no minimum: last iterates)" * (not settled)
+            plots.plot_boundaries(out / f"boundaries-l2-{l2:g}.png", dataset, here, title)
+    conditions = {}
+    for (l2, k), run in best.items():
+        if table.has_minimum(runs, l2):
+            conditions.setdefault(l2, {})[k] = run["row"]["condition"]
+    if conditions:
+        plots.plot_condition(out / "condition.png", conditions, dataset.name)
