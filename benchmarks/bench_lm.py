@@ -139,7 +139,7 @@ def measure(args, device, tokens, words, dtype):
     for name in times:
         figures, plain = row[name], row["plain"]
         figures["time"] = figures["seconds"] / plain["seconds"]
-        figures["memory"] = None if figures["mib"] is None else figures["mib"] / plain["mib"]
+        figures["memory"] = figures["mib"] / plain["mib"] if figures["mib"] and plain["mib"] else None
     return row
 
 

@@ -1,10 +1,10 @@
 """The losses as a ``compute_loss_func`` for the trainers of Hugging Face: next-word prediction."""
 
-import inspect
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from . import build_loss, loss_names, loss_parameters
 
 
 class CausalLMLoss(nn.Module):
@@ -42,13 +42,10 @@ class CausalLMLoss(nn.Module):
         self, loss: str = "root", k: float = 5.0, m: float = 5.0, *, ignore_index: int = -100, **options
     ) -> None:
         super().__init__()
-        from . import LOSSES, build_loss
-
-        known = LOSSES.get(str(loss).lower())
-        has_k = known is not None and "k" in inspect.signature(known).parameters
-        if has_k:
+        name = str(loss).lower()
+        if name in loss_names() and "k" in loss_parameters(name):
             options |= {"k": k, "m": m}
-        elif known is not None and (k, m) != (5.0, 5.0):
+        elif name in loss_names() and (k, m) != (5.0, 5.0):
             raise ValueError(f"loss {loss!r} has no k and m, got k={k!r}, m={m!r}")
         self.ignore_index = ignore_index
         self.total = build_loss(loss, ignore_index=ignore_index, reduction="sum", **options)
