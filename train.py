@@ -328,7 +328,10 @@ def run_epochs(job, directory):
         if progress.batch == len(job.data.train):  # and not ended early by --max-steps
             progress.epoch, progress.batch, progress.seconds = progress.epoch + 1, 0, 0.0
             trainer.meter.reset()
-        due = job.saver.due(progress.step) or progress.step == job.total_steps
+        # Rows without a checkpoint could not be continued: the first row has one.
+        due = (
+            job.saver.due(progress.step) or progress.step == job.total_steps or not job.saver.has_saved
+        )
         stopping, saving = world.any(job.stop.requested, due)
         if stopping or saving:
             job.saver.save(progress)
@@ -346,7 +349,7 @@ def train_one_epoch(job):
 
     from engine.meter import NEVER, PEEK_EVERY
     from engine.mixing import Mixing
-    from engine.optim import learning_rate
+    from engine.optim import learning_rate, set_learning_rate
     from engine.trainer import linear_in_inverse
 
     args, progress, trainer, world = job.args, job.progress, job.trainer, job.world
@@ -359,6 +362,11 @@ def train_one_epoch(job):
     )
     k_at = linear_in_inverse(args.k, args.k_end) if args.k_end else None
     bad_step, stopping = NEVER, False
+
+    def rate(step):
+        return learning_rate(step, args.lr, job.total_steps, warmup_steps)
+
+    set_learning_rate(trainer.optimizer, rate(max(0, progress.step - 1)))  # of the row, if no step is left
     trainer.train_mode()
     # A run that was stopped after the last step of an epoch has no batch left, only the row to write.
     batches.set_epoch(progress.epoch, progress.batch if progress.step < job.total_steps else len(batches))
@@ -372,9 +380,8 @@ def train_one_epoch(job):
         if k_at:
             trainer.loss.anneal(k_at(step / max(1, job.total_steps - 1)))
         images, target = mix(images, labels, step) if mix else (images, labels)
-        lr = learning_rate(step, args.lr, job.total_steps, warmup_steps)
         whole_batch = min(args.bs, batches.num_samples - progress.batch * args.bs)
-        trainer.step(images, labels, target, step + 1, lr, whole_batch)
+        trainer.step(images, labels, target, step + 1, rate(step), whole_batch)
         progress.batch += 1
         progress.step += 1
         bar.update()

@@ -63,6 +63,7 @@ class Saver:
         self._every = every
         self._saved_at = time.monotonic()
         self._saved_step = 0
+        self.has_saved = False  # there is a last.pt
         self._cost = 0.0
 
     def due(self, step: int) -> bool:
@@ -116,6 +117,7 @@ class Saver:
             save_checkpoint(self.directory / "last.pt", state)
         self._best = {}
         self._saved_at, self._saved_step = time.monotonic(), progress.step
+        self.has_saved = True
         self._cost = self._saved_at - start
 
     def restore(self) -> Progress:
@@ -160,7 +162,7 @@ class Saver:
                 f"{self.directory}/last.pt does not fit this run: {text}; start anew with another "
                 f"--run-name, or from its weights with --checkpoint {self.directory}/best.pt"
             ) from None
-        self._saved_step = progress.step
+        self._saved_step, self.has_saved = progress.step, True
         return progress
 
     def _load_optimizer(self, saved: dict) -> None:

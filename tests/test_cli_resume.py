@@ -181,4 +181,4 @@ def test_eval_only_refuses_weights_for_other_classes(run, tmp_path, cli):
                 Image.new("RGB", (8, 8)).save(folder / f"{i}.png")
     flags = ["--dataset", f"folder:{tmp_path / 'images'}", "--net", "resnet18", "--eval-only"]
     refused = cli("train.py", *flags, "--checkpoint", run / "best.pt", code=2)
-    assert "does not fit" in refused.stderr and refused.stderr.count("\n") == 1
+    assert "classes are not the run's" in refused.stderr and refused.stderr.count("\n") == 1

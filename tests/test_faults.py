@@ -156,13 +156,21 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_once_there_is_space(main, d
 
 
 def test_the_small_files_of_an_epoch_meet_a_full_disk(main, disk):
-    """metrics.csv, the picture, TensorBoard's events, in this order, after the checkpoints are whole."""
+    """Rows, picture and events, in this order, after the checkpoints are whole; then the report."""
     flags = [*FLAGS, "--epochs", "1"]
     out = disk(64 * KIB)
     assert main(*flags, "--out", out)[0] == 0
-    pages = {file.name.split(".")[0]: -(-file.stat().st_size // 4096) for file in (out / "run").iterdir()}
+    pages = {file.name: -(-file.stat().st_size // 4096) for file in (out / "run").iterdir()}
     needed = sum(pages.values())
-    for missing, culprit in [(1 + pages["curves"], "metrics.csv"), (2, "curves.png"), (1, "events"), (0, "")]:
+    report = sum(pages[n] for n in ("report.json", "report.md", "confusion.png", "reliability.png"))
+    for missing, culprit in [
+        (report + 1 + pages["curves.png"], "metrics.csv"),
+        (report + 2, "curves.png"),
+        (report + 1, "events"),
+        (report, "report.json"),
+        (1, "reliability.png"),
+        (0, ""),
+    ]:
         shutil.rmtree(out / "run")
         disk(4 * (needed - missing))
         result = main(*flags, "--out", out)
