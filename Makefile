@@ -7,12 +7,12 @@ demo: .venv
 test: .venv
 	.venv/bin/python -m pytest
 
-# The fast loop: lint, and the tests that are not slow.
+# The fast loop: lint, types, and the tests that are not slow.
 check: lint
 	.venv/bin/python -m pytest -m "not slow"
 
 lint: .venv
-	.venv/bin/ruff check . && .venv/bin/ruff format --check .
+	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
 
 .venv: requirements.txt requirements-dev.txt
 	python3 -m venv .venv

@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 EXIT_USAGE = 2
 EXIT_DIVERGED = 3
@@ -81,7 +81,7 @@ def _sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def load_tensors(path: Path, safe_globals: Iterable[object] = ()) -> object:
+def load_tensors(path: Path, safe_globals: Iterable[Any] = ()) -> object:
     """What ``torch.save`` wrote to `path`, on the CPU: checksums tested, no code run.
 
     Parameters

@@ -329,9 +329,7 @@ def run_epochs(job, directory):
             progress.epoch, progress.batch, progress.seconds = progress.epoch + 1, 0, 0.0
             trainer.meter.reset()
         # Rows without a checkpoint could not be continued: the first row has one.
-        due = (
-            job.saver.due(progress.step) or progress.step == job.total_steps or not job.saver.has_saved
-        )
+        due = job.saver.due(progress.step) or progress.step == job.total_steps or not job.saver.has_saved
         stopping, saving = world.any(job.stop.requested, due)
         if stopping or saving:
             job.saver.save(progress)

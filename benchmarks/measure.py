@@ -151,7 +151,9 @@ class RandomImages(Dataset):
         rng = np.random.default_rng(0)
         classes = min(10, self.count)
         train, test = (
-            Split(np.arange(n) % classes, images=rng.integers(0, 256, (n, 3, *[self.native_size] * 2), np.uint8))
+            Split(
+                np.arange(n) % classes, images=rng.integers(0, 256, (n, 3, *[self.native_size] * 2), np.uint8)
+            )
             for n in (self.count, 64)
         )
         return Source(train, test, [str(c) for c in range(classes)], common_size=self.native_size)

@@ -393,7 +393,7 @@ def _fingerprint(source: Source) -> str:
         digest.update(split.labels.astype("<i8").tobytes())
         if split.paths is None:
             digest.update(str(split.images.shape).encode())
-            digest.update(np.ascontiguousarray(split.images))
+            digest.update(np.ascontiguousarray(split.images).data)
             continue
         for path in split.paths:
             name = Path(os.path.relpath(path, source.root)).as_posix()

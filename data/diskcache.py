@@ -13,6 +13,7 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -77,8 +78,8 @@ def read(
 
 def write(file: Path, digest: str, splits: Sequence[np.ndarray], bad: Sequence[dict[int, str]]) -> None:
     """Write the cache file, whole or not at all; where it cannot be written one warning says so."""
-    arrays = {f"split{i}": split for i, split in enumerate(splits)}
-    known = {"fingerprint": np.array(digest), "bad": np.array(json.dumps(list(bad)))}
+    arrays: dict[str, Any] = {f"split{i}": split for i, split in enumerate(splits)}
+    known: dict[str, Any] = {"fingerprint": np.array(digest), "bad": np.array(json.dumps(list(bad)))}
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(file, lambda out: np.savez(out, **known, **arrays))

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from torchvision.datasets.utils import calculate_md5
 from tqdm import tqdm
@@ -27,7 +28,13 @@ from tqdm import tqdm
 from .errors import DataError, one_line
 
 TIMEOUT_S = 20.0  # without a byte from the server
-_DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError)
+_DAMAGED: tuple[type[Exception], ...] = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+)
 _DAMAGED += (ValueError, RuntimeError)  # of headers, and of encrypted members
 
 
@@ -92,7 +99,8 @@ def obtain(archive: Archive, folder: Path, progress: bool) -> Path:
             os.replace(part, folder / archive.filename)
     except (OSError, http.client.HTTPException, DataError) as error:
         size = f", {archive.size:,} bytes" if archive.size else ""
-        reason = error.reason if isinstance(getattr(error, "reason", None), OSError) else error
+        reason = getattr(error, "reason", None)
+        reason = reason if isinstance(reason, OSError) else error
         raise DataError(
             f"{archive.filename} is missing and could not be downloaded ({one_line(reason)}): put it into "
             f"{folder}; it can be had from {archive.url} (md5 {archive.md5}{size})"
@@ -207,5 +215,5 @@ def _untar(path: Path, folder: Path, limit: int) -> None:
         for member in members:
             _check_member(path, member.name, member.isfile() or member.isdir())
         _check_size(path, sum(member.size for member in members), limit)
-        safe = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+        safe: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
         archive.extractall(folder, members, **safe)

@@ -9,9 +9,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
+from typing import Any
 
 import numpy as np
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 from torchvision.transforms import functional as F
 
 from .errors import DataError, one_line
@@ -57,7 +59,7 @@ def _open(path: str) -> Image.Image:
 
 def _rgb(image: Image.Image) -> Image.Image:
     """Upright, 8-bit RGB, on white where transparent; `ValueError` where Pillow would lose what is in it."""
-    if image.format == "TIFF":
+    if isinstance(image, TiffImageFile):
         _check_tiff(image)
     tile = getattr(image, "tile", None)  # images that are no file's have none
     # Pillow keeps the upper eight of a colour's sixteen bits, and only the raw mode tells
@@ -68,7 +70,7 @@ def _rgb(image: Image.Image) -> Image.Image:
     if image.mode[0] in "IF":
         image = _grey(image)
     elif wide:
-        channels = image.getextrema()[: 3 if image.mode == "RGBA" else 4]
+        channels: Any = image.getextrema()[: 3 if image.mode == "RGBA" else 4]
         if max(high for _, high in channels) < _FAINT * 256:
             raise ValueError(f"mode {image.mode} of 16 bits a channel: {_TOO_FAINT}")
     if see_through:
@@ -78,7 +80,7 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _check_tiff(image: Image.Image) -> None:
+def _check_tiff(image: TiffImageFile) -> None:
     """Refuse files of which Pillow would read other numbers, or fewer, than they hold."""
     tags, bands = image.tag_v2, len(image.getbands())
     if tags.get(_SAMPLES, 1) > bands:
@@ -132,7 +134,7 @@ def _on_white(image: Image.Image) -> Image.Image:
     if image.mode in ("La", "RGBa"):  # colours already multiplied by alpha
         image = image.convert(image.mode.upper())
     mode, image = image.mode, image.convert("RGBA")
-    if image.getextrema()[3][1] == 0:
+    if image.getchannel("A").getextrema()[1] == 0:
         raise ValueError(f"mode {mode}, wholly transparent: nothing of it would be seen")
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
 
@@ -181,7 +183,7 @@ def decode(
     except MemoryError:
         raise
     except Exception as error:  # decoders raise all kinds of them on damaged files
-        raise unreadable(path, error) from error
+        raise unreadable(str(path), error) from error
 
 
 def unreadable(path: str, error: Exception) -> DataError:
@@ -210,7 +212,7 @@ def common_square_size(*splits: Sequence[str], sample: int = 256) -> int:
     return width if not sizes and width == height else 0
 
 
-def find_images(folder: str | os.PathLike, left_out: Counter[str] | None = None) -> list[str]:
+def find_images(folder: str | os.PathLike[str], left_out: Counter[str] | None = None) -> list[str]:
     """Image files below `folder`, sorted; hidden files and folders and other kinds of files are skipped.
 
     Links are followed, each folder once. `left_out` counts the other files by their suffix.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -50,7 +51,7 @@ class TrainLoader:
     ):
         self._store, self._labels, self._transform = store, labels, transform
         self._augment = augment
-        self._kinds = {"pad": pad_of(transform.size), "flip": flip, "randaug": randaug}
+        self._kinds: dict[str, Any] = {"pad": pad_of(transform.size), "flip": flip, "randaug": randaug}
         self._seed = seed
         self._batches = plan.train_batches(len(labels), batch_size, world_size)
         self._parts = [plan.rank_part(*batch, rank, world_size) for batch in self._batches]

@@ -6,6 +6,7 @@ import difflib
 import importlib
 import os
 from dataclasses import dataclass
+from typing import Any
 
 from .errors import DataError
 
@@ -40,10 +41,10 @@ class Dataset:
         return importlib.import_module(f"data.sources.{self.module}").load(request)
 
 
-_IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-_CIFAR10 = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2470, 0.2435, 0.2616)}
-_CIFAR100 = {"mean": (0.5071, 0.4865, 0.4409), "std": (0.2673, 0.2564, 0.2762)}
-_FASHION = {"mean": (0.2860,) * 3, "std": (0.3530,) * 3}
+_IMAGENET: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+_CIFAR10: dict[str, Any] = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2470, 0.2435, 0.2616)}
+_CIFAR100: dict[str, Any] = {"mean": (0.5071, 0.4865, 0.4409), "std": (0.2673, 0.2564, 0.2762)}
+_FASHION: dict[str, Any] = {"mean": (0.2860,) * 3, "std": (0.3530,) * 3}
 
 DATASETS: dict[str, Dataset] = {
     "digits": Dataset("digits", 8, flip=False),

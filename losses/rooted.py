@@ -288,13 +288,13 @@ class _RootedLoss(ClassLoss):
         """Move k, and m with it so that m/k stays: the next step computes with it, compiled or not."""
         _check(k, 1.0)
         if not isinstance(self.k, Tensor):
-            ratio, device = self.m / self.k, self.weight.device if self.weight is not None else None
+            ratio, device = self.m / self.k, getattr(self.weight, "device", None)
             del self.k, self.m
-            self.register_buffer("k", torch.tensor(float(k), device=device), persistent=False)
-            self.register_buffer("m", torch.tensor(float(k * ratio), device=device), persistent=False)
+            for name, value in (("k", k), ("m", k * ratio)):
+                self.register_buffer(name, torch.tensor(float(value), device=device), persistent=False)
             self._ratio = ratio
-        self.k.fill_(k)
-        self.m.fill_(k * self._ratio)
+        self.get_buffer("k").fill_(k)
+        self.get_buffer("m").fill_(k * self._ratio)
 
     def extra_repr(self) -> str:
         return f"k={float(self.k):g}, m={float(self.m):g}, {super().extra_repr()}"

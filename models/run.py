@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -80,7 +81,7 @@ class ModelInfo:
         ModelError
             A value is missing, of another kind, or of a later version.
         """
-        kinds = {
+        kinds: dict[str, Any] = {
             "int": int,
             "float": (float, int),
             "str": str,
@@ -204,8 +205,8 @@ def load_run(path: str | Path) -> tuple[nn.Module, Callable[..., Tensor], list[s
             side = common_square_size([image])
         # small squares are enlarged as tensors, as the training does
         stored = min(size, side or size)
-        pixels = decode(image, stored, how[0], how[1] if stored == size else 1.0)
-        pixels = torch.from_numpy(pixels.copy())[None]
+        decoded = decode(image, stored, how[0], how[1] if stored == size else 1.0)
+        pixels = torch.from_numpy(decoded.copy())[None]
         if stored < size:
             pixels = resize_squares(pixels, size, *how)
         return (pixels / 255 - mean) / std

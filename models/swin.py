@@ -78,5 +78,5 @@ def build_swin(spec: Spec, width: int, depths: tuple[int, ...], heads: tuple[int
     for module in model.modules():
         if isinstance(module, WindowAttention):
             # timm has it off until its users have tried it: same values (tested), fewer kernels
-            module.fused_attn = use_fused_attn()
+            setattr(module, "fused_attn", use_fused_attn())  # noqa: B010  timm declares it Final
     return model

@@ -5,6 +5,7 @@ import difflib
 import functools
 import socket
 from dataclasses import replace
+from typing import Any
 
 import timm
 import torch
@@ -116,7 +117,7 @@ def build_timm(spec: Spec, name: str) -> nn.Module:
     Wightman, *PyTorch Image Models*, https://github.com/huggingface/pytorch-image-models.
     """
     cfg = timm.get_pretrained_cfg(name)
-    options = {"num_classes": spec.num_classes}
+    options: dict[str, Any] = {"num_classes": spec.num_classes}
     if cfg and cfg.fixed_input_size:
         options["img_size"] = spec.image_size
     try:

@@ -65,6 +65,7 @@ class LocalitySelfAttention(Attention):
 
     def __init__(self, dim: int, heads: int, head_dim: int, dropout: float, *, num_tokens: int):
         super().__init__(dim, heads, head_dim, dropout)
+        self.others: Tensor
         self.log_temperature = nn.Parameter(torch.tensor(0.5 * math.log(head_dim)))
         others = ~torch.eye(num_tokens, dtype=torch.bool)
         self.register_buffer("others", others, persistent=False)

@@ -30,13 +30,9 @@ def load(request: Request) -> Source:
         fetch.unpack(packed, archive, cls.base_folder, request.data_dir)
     _verify(cls, folder)
 
-    class Verified(cls):
-        """Without the second and third round of checksums."""
-
-        def _check_integrity(self) -> bool:
-            return True
-
-    splits = [Verified(str(request.data_dir), train=train) for train in (True, False)]
+    # without the second and third round of checksums
+    verified = type(cls.__name__, (cls,), {"_check_integrity": lambda _: True})
+    splits = [verified(str(request.data_dir), train=train) for train in (True, False)]
     train, test = (
         # torchvision turns the images to height × width × channel
         Split(np.array(s.targets, dtype=np.int64), np.ascontiguousarray(s.data.transpose(0, 3, 1, 2)))

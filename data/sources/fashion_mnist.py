@@ -38,7 +38,8 @@ def load(request: Request) -> Source:
         pixels = np.frombuffer(_read(request, *images), np.uint8, offset=16).reshape(-1, 1, _SIDE, _SIDE)
         classes = np.frombuffer(_read(request, *labels), np.uint8, offset=8)
         splits.append(Split(classes.astype(np.int64), pixels.copy()))
-    return Source(*splits, list(FashionMNIST.classes), common_size=_SIDE)
+    train, test = splits
+    return Source(train, test, list(FashionMNIST.classes), common_size=_SIDE)
 
 
 def _read(request: Request, filename: str, md5: str) -> bytes:

@@ -7,6 +7,7 @@ thus in one place, :func:`minimize`. A new one is a function and a line in ``OPT
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -140,7 +141,12 @@ def newton(objective, w, observe):
         w, value, gradient = ahead, value_ahead, gradient_ahead
 
 
-OPTIMIZERS = {"gd": gd, "nesterov": nesterov, "lbfgs": lbfgs, "newton": newton}
+OPTIMIZERS: dict[str, Callable[..., None]] = {
+    "gd": gd,
+    "nesterov": nesterov,
+    "lbfgs": lbfgs,
+    "newton": newton,
+}
 # These take a fixed step; the others find their own.
 FIXED_STEP = ("gd", "nesterov")
 
