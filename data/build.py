@@ -307,9 +307,7 @@ def _parts(
             what = f"{len(held):,} of {len(train):,} training images, {options.val_split:g} of each class,"
             if test is None:
                 test = train[held]
-                notes.append(
-                    f"{what} are kept for testing: they choose the best weights too, as no others can"
-                )
+                notes.append(f"{what} are kept for testing")
             else:
                 val = train[held]
                 notes.append(f"{what} are kept for validation, with their own labels")
@@ -330,16 +328,18 @@ def _parts(
         train = replace(train, labels=given)
     if test is None or not len(test):
         raise DataError("no test image can be read" if test is not None else "there are no test images")
-    if val is None and not options.eval_only:
-        notes.append(
-            "the test images choose the best weights: --val-split 0.1 keeps training images for that"
-        )
-    else:
-        notes.append(
-            "the validation images choose the best weights; the test images are read once, at the end"
-        )
+    if not options.eval_only:
+        notes.append(_who_chooses(val, splits.get("test")))
     found = zip(_KINDS, (train, val, test), strict=True)
     return {key: split for key, split in found if split is not None}, clean, notes
+
+
+def _who_chooses(val: Split | None, own_test: Split | None) -> str:
+    if val is not None:
+        return "the validation images choose the best weights; the test images are read once, at the end"
+    if own_test is None:
+        return "the test images choose the best weights too: a folder of test images would leave them unseen"
+    return "the test images choose the best weights: --val-split 0.1 keeps training images for that"
 
 
 def _given_labels(source: Source, train: Split, options: DataOptions) -> tuple[np.ndarray, str]:

@@ -170,7 +170,9 @@ def test_validation_folders_have_three_names_and_test_is_kept_apart(folder, name
     d = build(folder)
     assert d.val is None and d.test.num_samples == 9
     assert f"images: 24 in train/ (train), 9 in {name}/ (test)" in d.notes
-    assert any("test images choose the best weights" in note for note in d.notes)
+    (said,) = [note for note in d.notes if "choose" in note]
+    assert said.startswith("the test images choose the best weights: --val-split")
+    assert not [note for note in build(folder, eval_only=True).notes if "choose" in note]
     save(folder / "test" / "bee" / "0.png", seed=1)
     d = build(folder)
     assert (d.val.num_samples, d.test.num_samples) == (9, 1) and next(iter(d.test))[1].tolist() == [1]

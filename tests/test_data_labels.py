@@ -75,6 +75,8 @@ def test_a_folder_with_one_split_keeps_a_part_for_testing(folder, tmp_path):
     (folder / "test").rename(tmp_path / "away")
     refused("--val-split", lambda: build(folder))
     d = build(folder, val_split=0.34)
+    (said,) = [note for note in d.notes if "choose" in note]
+    assert said.startswith("the test images choose the best weights too")
     assert (d.train.num_samples, d.val, d.test.num_samples) == (8, None, 4)
     assert any("kept for testing" in note for note in d.notes)
     bare = build(folder / "train", val_split=0.34)
