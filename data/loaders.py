@@ -54,7 +54,8 @@ class TrainLoader:
         self._kinds: dict[str, Any] = {"pad": pad_of(transform.size), "flip": flip, "randaug": randaug}
         self._seed = seed
         self._batches = plan.train_batches(len(labels), batch_size, world_size)
-        self._parts = [plan.rank_part(*batch, rank, world_size) for batch in self._batches]
+        # in pairs, which mixup needs to find as they are with any number of ranks
+        self._parts = [plan.rank_part(*batch, rank, world_size, unit=2) for batch in self._batches]
         self._epoch = self._start = 0
 
     def __len__(self) -> int:

@@ -100,17 +100,11 @@ def train_batches(num_samples: int, batch_size: int, world_size: int) -> list[tu
     return batches
 
 
-def rank_part(first: int, last: int, rank: int, world_size: int) -> tuple[int, int]:
-    """The contiguous part of [first, last) that belongs to `rank`; sizes differ by at most one."""
-    size = last - first
-    return first + size * rank // world_size, first + size * (rank + 1) // world_size
+def rank_part(first: int, last: int, rank: int, world_size: int, unit: int = 1) -> tuple[int, int]:
+    """The contiguous part of [first, last) that belongs to `rank`; sizes differ by at most one `unit`.
 
-
-def parts(first: int, last: int, world_size: int, accumulate: int) -> int:
-    """Into how many parts every rank cuts its share of the global batch [first, last).
-
-    The smallest share decides, since each part needs two images for batch normalisation. All ranks do the
-    same number of forward passes, so collectives within them (SyncBatchNorm) meet.
+    A part has whole units of so many samples; what is left over goes to the last rank.
     """
-    smallest = (last - first) // world_size
-    return max(1, min(accumulate, smallest // 2))
+    units = (last - first) // unit
+    start, end = (first + unit * (units * r // world_size) for r in (rank, rank + 1))
+    return start, last if rank == world_size - 1 else end

@@ -105,8 +105,7 @@ class Trainer:
         """
         optimizer, scaler, world = self.optimizer, self.precision.scaler, self.world
         set_learning_rate(optimizer, lr)
-        # As many parts in every process, or their collectives would not meet; batch norm needs two images.
-        parts = max(1, min(self.accumulate, whole_batch // world.size // 2))
+        parts = parts_of(whole_batch, world.size, self.accumulate)
         cut = zip(*(x.tensor_split(parts) for x in (images, labels, target)), strict=True)
         for part, (some_images, some_labels, some_target) in enumerate(cut, 1):
             last = part == parts
@@ -157,6 +156,15 @@ def _is_frozen_norm(module: nn.Module) -> bool:
     own = list(module.parameters(recurse=False))
     has_statistics = getattr(module, "running_mean", None) is not None
     return has_statistics and bool(own) and not any(p.requires_grad for p in own)
+
+
+def parts_of(whole_batch: int, world_size: int, accumulate: int) -> int:
+    """Into how many parts every process cuts its share of the batch.
+
+    The smallest share decides, since each part needs two images for batch normalisation. All processes do the
+    same number of forward passes, so collectives within them (SyncBatchNorm) meet.
+    """
+    return max(1, min(accumulate, whole_batch // world_size // 2))
 
 
 def linear_in_inverse(start: float, end: float) -> Callable[[float], float]:

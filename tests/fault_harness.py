@@ -47,10 +47,16 @@ SCENARIOS = {
     "accumulate": f"{VIT} --accumulate 4",
     "streaming": "--dataset folder:IMAGES --net resnet18 --bs 48 --epochs 2 --cache none --workers 2",
     "2 processes": VIT,
+    "mixing": f"{VIT} --mixup 0.4 --cutmix 1 --ema 0.9 --val-split 0.2 --accumulate 2",
+    "other labels": f"{VIT} --k 1000 --k-end 1.5 --train-labels LABELS --label-column wrong --imbalance 0.5",
+    # Nothing is learned, so that the third epoch is left out.
+    "patience": f"{VIT} --epochs {EPOCHS + 1} --patience 1 --lr 1e-30",
+    "2 processes, mixing": f"{VIT} --mixup 0.4 --cutmix 1 --ema 0.9 --val-split 0.2",
 }
-PARTS = {"accumulate": 4}  # backward passes a step
+PARTS = {"accumulate": 4, "mixing": 2}  # backward passes a step
 SAVE_EVERY = 2  # steps, so that SIGKILL has saves to go back to
 STOPS_A_RUN = 3
+DIGITS = 1437  # training images
 ONLY_RANK_0 = {"writing", "before rename", "after best.pt", "metrics.csv", "curves"}
 MOMENTS = ("first step", *POINTS, "any time")
 SIGNALS = {SIGTERM: 143, SIGINT: 130, SIGKILL: -9}
@@ -81,7 +87,7 @@ def same(ours, theirs):
 def differences(run, reference):
     """What differs between two finished runs: parts of the checkpoints, rows of metrics.csv, files."""
     found = []
-    for file in ("last.pt", "best.pt"):
+    for file in ("last.pt", "best.pt", "best_ema.pt")[: 3 if (reference / "best_ema.pt").exists() else 2]:
         ours, theirs = (torch.load(r / file, weights_only=True) for r in (run, reference))
         for state in (ours, theirs):
             if "progress" in state:
@@ -106,7 +112,7 @@ class Run:
         self.scenario, self.out, self.rng = scenario, out, rng
         where = f"--device cpu --save-every {SAVE_EVERY} --data-dir {out} --out {out}"
         self.flags = [*flags, *where.split()]
-        self.processes = 2 if scenario == "2 processes" else 1
+        self.processes = 2 if scenario.startswith("2 processes") else 1
         self.log = out.with_suffix(".log")
         self.starts = 0
         self.problems = []
@@ -160,6 +166,8 @@ class Run:
             count = 1
             if moment == "step":
                 count = rng.randint(1, max(1, (total - before) * parts))
+            elif moment == "evaluation":
+                count = rng.randint(1, EPOCHS - epochs + 1)  # batches; the report's test has some too
             elif moment in ("writing", "before rename", "metrics.csv"):
                 count = rng.randint(1, 2)
             elif moment == "curves" and number == SIGKILL:
@@ -209,6 +217,12 @@ def make_images(root, classes="abcd", train=51, val=13):
     return root
 
 
+def make_labels(file):
+    """Labels for the training images of digits, of which some are wrong: a column of --train-labels."""
+    labels = np.random.default_rng(0).integers(0, 10, DIGITS)
+    file.write_text("index,wrong\n" + "".join(f"{i},{label}\n" for i, label in enumerate(labels)))
+
+
 def plan(stops):
     """Scenario → its stops as (moment, signal): all moments in turn, each with other signals elsewhere."""
     planned = {name: [] for name in SCENARIOS}
@@ -222,7 +236,8 @@ def plan(stops):
 def strike_scenario(name, pending, seed, folder):
     """Carry out the stops of a scenario. Returns their counts by kind, the resumes, and the problems."""
     rng = random.Random(f"{seed} {name}")
-    flags = SCENARIOS[name].replace("IMAGES", str(folder / "images")).split()
+    flags = SCENARIOS[name].replace("IMAGES", str(folder / "images"))
+    flags = flags.replace("LABELS", str(folder / "labels.csv")).split()
     folder = folder / name.replace(" ", "-")
     folder.mkdir()
     few = len(pending) < STOPS_A_RUN
@@ -238,7 +253,7 @@ def strike_scenario(name, pending, seed, folder):
         began = time.monotonic()
         run = Run(name, flags, folder / str(number), rng)
         for stop in pending[:STOPS_A_RUN]:
-            real = sum(done.values()) % (2 if name == "2 processes" else 4) == 1 and not few
+            real = sum(done.values()) % (2 if run.processes > 1 else 4) == 1 and not few
             if run.stop(*stop, total, seconds, real):
                 pending.remove(stop)
                 done[stop] += 1
@@ -277,6 +292,7 @@ def harness(stops, seed, jobs, folder):
     began = time.monotonic()
     planned = plan(stops)
     make_images(folder / "images")
+    make_labels(folder / "labels.csv")
     work = [(name, stops_, seed, folder) for name, stops_ in planned.items() if stops_]
     if jobs == 1:
         results = [strike_scenario(*one) for one in work]
