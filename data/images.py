@@ -201,7 +201,7 @@ def evenly_spaced(n: int, count: int) -> np.ndarray:
 def common_square_size(*splits: Sequence[str], sample: int = 256) -> int:
     """Side of the images in pixels if a sample of each split all have the same square size, else 0.
 
-    Unreadable files are stepped over here: decoding names all of them.
+    Unreadable files are skipped here: decoding names all of them.
     """
     sizes: set[tuple[int, int]] = set()
     with strict_pillow():

@@ -15,7 +15,7 @@ def same_classes(of_weights: Sequence[str], of_data: Sequence[str], where: str) 
     named = (("gone", gone), ("new", new))
     what = "; ".join(f"{verb}: {', '.join(map(str, names[:5]))}" for verb, names in named if names)
     raise UserError(
-        f"the classes of the data are not those of {where} ({what or 'they stand in another order'}); "
+        f"the classes of the data are not those of {where} ({what or 'they are in another order'}); "
         "give the data it was trained on, or rename the folders back"
     )
 

@@ -83,7 +83,7 @@ class Saver:
     def save(self, progress: Progress) -> None:
         """Write best.pt, if there is a new best, and then last.pt, each whole or not at all.
 
-        In that order: a run killed in between meets the same best again when it goes on.
+        In that order: a run killed in between meets the same best again when it is resumed.
 
         Raises
         ------
@@ -123,7 +123,7 @@ class Saver:
     def restore(self) -> Progress:
         """Go back to last.pt; a run that was killed before its first save starts anew, and the same.
 
-        With another number of processes than before, the run goes on from the same weights and the same
+        With another number of processes than before, the run continues from the same weights and the same
         batch, but dropout draws other numbers.
 
         Raises

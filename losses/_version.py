@@ -1,4 +1,4 @@
-"""The version, which stands in pyproject.toml alone."""
+"""The version; pyproject.toml is its one home."""
 
 import re
 from importlib.metadata import version

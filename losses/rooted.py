@@ -171,7 +171,7 @@ def rlo_loss(
     where the net is wrong. Convex in the logits, being an increasing convex function of log-sum-exp.
 
     Where e^(ℓ/k) or its gradient would overflow (ℓ/k above about 70 in bf16 and fp32, 11 for fp16 logits:
-    see ``exact_range``) the loss goes on as its tangent: still convex, increasing and C¹. It saturates 2²⁴
+    see ``exact_range``) the loss continues as its tangent: still convex, increasing and C¹. It saturates 2²⁴
     later, so that value and gradient are finite for every finite logit. With ``reduction="sum"`` many
     samples out there can still add up to infinity.
 

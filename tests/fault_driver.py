@@ -161,7 +161,7 @@ def start(flags, strike="", log=None, processes=1, real=False):
 
 
 def wait(processes, seconds):
-    """Their exit codes; None for a process that still goes on after so many seconds."""
+    """Their exit codes; None for a process that still runs after so many seconds."""
     deadline = time.monotonic() + seconds
     while None in [p.poll() for p in processes] and time.monotonic() < deadline:
         time.sleep(0.02)

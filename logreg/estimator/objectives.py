@@ -84,7 +84,7 @@ class Objective:
         self._target = torch.as_tensor(y, dtype=torch.int64)[None]
         self._one_hot = F.one_hot(self._target, n_classes).transpose(1, 2).to(torch.float64).contiguous()
         if k is not None:
-            # Beyond ℓ/k ≈ 691 the loss goes on as its tangent, so its slope stops growing there.
+            # Beyond ℓ/k ≈ 691 the loss continues as its tangent, so its slope stops growing there.
             self._exact_range = exact_range(torch.float64, k, k)
             self._largest_factor = self.share * math.exp(self._exact_range)
             self._share_over_k = self.share / k
