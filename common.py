@@ -34,6 +34,12 @@ class UserError(Exception):
             self.exit_code = exit_code
 
 
+def one_line(error: object, limit: int = 10_000) -> str:
+    """The message of any exception, on one line, never empty; what is longer is cut between two words."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= limit else f"{text[:limit].rpartition(' ')[0] or text[:limit]} …"
+
+
 def did_you_mean(name: str, known: Iterable[str], n: int = 1) -> str:
     """``"; did you mean a or b?"`` for the `n` nearest of the `known` names; empty where none is near."""
     near = difflib.get_close_matches(name, list(known), n)
@@ -121,8 +127,10 @@ def load_tensors(path: Path, safe_globals: Iterable[Any] = ()) -> object:
             f"{path} is not a file of plain tensors: it is damaged, or would run code when loaded{what}"
         ) from error
     except Exception as error:  # a damaged file can fail anywhere in zip, pickle or tensor decoding
-        reason = " ".join(str(error).split())[:200]
-        if not reason or isinstance(error, LookupError):  # torch's pickle reader met a byte it does not know
+        reason = one_line(error, 200)
+        if not str(error).strip() or isinstance(
+            error, LookupError
+        ):  # torch's pickle reader met a byte it does not know
             reason = "not a checkpoint, or not all of it"
         raise UserError(f"{path} is damaged: it cannot be read ({reason})") from error
 

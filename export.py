@@ -13,7 +13,7 @@ import logging
 import warnings
 from pathlib import Path
 
-from common import UserError, write_atomically
+from common import UserError, one_line, write_atomically
 from engine.cli import one_line_errors
 from flags import export_parser
 
@@ -113,7 +113,7 @@ def trace(net, info):
     except Exception as error:  # tracing runs the net's own code, and fails as that does
         reason = (str(error).strip() or type(error).__name__).split("\n")[0]
         raise UserError(
-            f"torch.export cannot trace {info.net}: {reason[:300]}; --format safetensors can keep it"
+            f"torch.export cannot trace {info.net}: {one_line(reason, 300)}; --format safetensors can keep it"
         ) from error
 
 
@@ -142,7 +142,9 @@ def to_onnx(net, info):
             ).model_proto
     except torch.onnx.errors.OnnxExporterError as error:
         reason = str(error).strip().split("\n")[0]
-        raise UserError(f"ONNX has no words for {info.net}: {reason[:300]}; --format pt2 may have") from error
+        raise UserError(
+            f"ONNX has no words for {info.net}: {one_line(reason, 300)}; --format pt2 may have"
+        ) from error
     entry = proto.metadata_props.add()
     entry.key, entry.value = "info", json.dumps(info.to_dict())
     return proto.SerializeToString()

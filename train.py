@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 # torch and everything that needs it is imported in functions, so that --help and mistakes answer at once.
-from common import EXIT_DIVERGED, UserError
+from common import EXIT_DIVERGED, UserError, one_line
 from data import DataOptions
 from engine.cli import fail, one_line_errors
 from flags import FREE_ON_RESUME, parse_train, train_parser
@@ -73,7 +73,7 @@ def explain(error):
     """One line for what the device, not our code, cannot do; all else is raised again."""
     from engine.precision import is_out_of_memory
 
-    reason = str(error).split("\n")[0][:200]
+    reason = one_line(str(error).split("\n")[0], 200)
     if is_out_of_memory(error):
         fail(f"out of memory: try --accumulate 2 or more, a smaller --bs, --size or net ({reason})")
     if "does not have a deterministic implementation" in reason:

@@ -1,6 +1,8 @@
 """The one exception that `data` raises for what a user can fix."""
 
-from common import UserError
+from common import UserError, one_line
+
+__all__ = ["DataError", "one_line"]
 
 
 class DataError(UserError, ValueError):
@@ -8,8 +10,3 @@ class DataError(UserError, ValueError):
 
     def __init__(self, message: str):
         super().__init__(" ".join(message.splitlines()))  # file names may have line breaks in them
-
-
-def one_line(error: BaseException) -> str:
-    """The message of any exception, on one line and never empty."""
-    return " ".join(str(error).split()) or type(error).__name__

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from common import UserError
+from common import UserError, one_line
 
 from .checkpoint import load_checkpoint, random_state, save_checkpoint, set_random_state
 from .meter import Diverged
@@ -157,7 +157,7 @@ class Saver:
             # A run that --max-steps ended within an epoch has a row for it, which the whole epoch replaces.
             progress.rows = [row for row in progress.rows if row["epoch"] <= progress.epoch]
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
-            text = " ".join(str(error).split())[:200]
+            text = one_line(error, 200)
             raise UserError(
                 f"{self.directory}/last.pt does not fit this run: {text}; start anew with another "
                 f"--run-name, or from its weights with --checkpoint {self.directory}/best.pt"
