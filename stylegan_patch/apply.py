@@ -1,30 +1,36 @@
 """Install the rooted GAN loss in a clone of NVIDIA's stylegan2-ada-pytorch or stylegan3.
 
-    python stylegan_patch/apply.py CLONE              install, and mend what stops the clone on PyTorch 2.x
+    python stylegan_patch/apply.py CLONE              install, and fix what stops the clone on PyTorch 2.x
     python stylegan_patch/apply.py CLONE --dry-run    show what would change, change nothing
     python stylegan_patch/apply.py CLONE --revert     put every byte back
 
+Forks are welcome: how a clone constructs and calls its loss is read from its sources, and a clone that passes
+what the rooted loss does not take is refused by name, unchanged.
+
 The clone's own loss stays beside ours as training/loss_original.py. All originals are also kept in
-.rooted-loss/ in the clone, with the checksums by which a second run, or --revert, knows what is ours, what
-is NVIDIA's and what you have changed since. Files are replaced whole, one at a time: after a crash, run the
-same command again, or --revert. Needs nothing but Python. Exit code 2: not done, and why.
+.rooted-loss/ in the clone, with checksums that tell a second run, or --revert, which files are ours, which
+are the clone's and which you have changed since. Files are replaced whole, one at a time: after a crash, run
+the same command again, or --revert. Needs nothing but Python. Exit code 2: nothing done, and why.
 """
 
 import argparse
+import ast
 import difflib
 import hashlib
 import json
 import os
-import re
 import shlex
 import shutil
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
-from mends import CLONES, MENDS, mend
+from fixes import fix, python_files
+from interface import Sources, distance, misfits, remarks
 
 HERE = Path(__file__).resolve().parent
 LOSS, ORIGINAL_LOSS = "training/loss.py", "training/loss_original.py"
+LOOP, TRAIN = "training/training_loop.py", "train.py"
 STORE = ".rooted-loss"
 OURS = "Part of rooted-loss."  # a line of both loss files' docstrings
 
@@ -37,27 +43,86 @@ def digest(data):
     return hashlib.sha256(data).hexdigest()
 
 
-def recognise(root):
-    """Which of `CLONES` the folder is; raises Refusal for any other folder."""
+@dataclass(frozen=True)
+class Flavour:
+    """A published clone, and the loss file made for it."""
+
+    name: str
+    loss: str
+    published: str  # sha256 of its training/loss.py, without a byte order mark, line ends as LF
+
+
+FLAVOURS = (
+    Flavour(
+        "stylegan2-ada-pytorch",
+        "loss.py",
+        "e0653e15178603df5e29e831ad67706f495d4170c18b8a13b4ba8aa5fc0d5185",
+    ),
+    Flavour(
+        "stylegan3",
+        "stylegan3_loss.py",
+        "95cd1d2fb2db27b0c501d4913429ecc1bb21e50c090bab02044aa35c090a64ee",
+    ),
+)
+
+
+def check_folder(root):
+    """Raises Refusal for a folder that is no clone."""
     if not root.is_dir():
         raise Refusal(f"{root} is no folder; give the folder of your clone")
-    # networks_stylegan3.py first: a stylegan3 clone could be mistaken for nothing else.
-    for kind in reversed(CLONES):
-        if (root / kind.marker).is_file():
-            break
-    else:
-        names = " or ".join(kind.name for kind in CLONES)
-        raise Refusal(f"{root} is no clone of {names}; give the folder of your clone")
-    for name in (LOSS, "training/training_loop.py", "torch_utils/misc.py", "dnnlib/util.py"):
-        if not (root / name).is_file():
-            raise Refusal(f"{root} looks like {kind.name}, but has no {name}; a fresh clone would")
-    loop = (root / "training/training_loop.py").read_text(encoding="utf-8", errors="replace")
-    if not re.search(kind.call, loop):
-        raise Refusal(
-            f"{root} looks like {kind.name}, but its training_loop.py calls the loss another way; "
-            "a fresh clone would not"
-        )
-    return kind
+    missing = [n for n in (LOSS, LOOP, TRAIN, "torch_utils/misc.py") if not (root / n).is_file()]
+    if missing:
+        names = " or ".join(flavour.name for flavour in FLAVOURS)
+        raise Refusal(f"{root} is no clone of {names}: it has no {missing[0]}; give the folder of your clone")
+
+
+def parsed(data, name, root):
+    """Source text as a tree; raises Refusal for what is not Python 3."""
+    try:
+        return ast.parse(data)
+    except (SyntaxError, ValueError, RecursionError) as error:
+        raise Refusal(f"{root / name} cannot be read as Python: {error}") from None
+
+
+def read_sources(root, manifest):
+    """The clone's files that say how it uses its loss, parsed."""
+    original = root / STORE / "originals" / LOSS if LOSS in manifest else root / LOSS
+    try:
+        own = ast.parse(original.read_bytes())
+    except (SyntaxError, ValueError, RecursionError):
+        own = ast.Module([], [])  # it is to be replaced, so it need not work
+    others = {}
+    for path in sorted([*root.glob("*.py"), *(root / "training").glob("*.py")]):
+        name = path.relative_to(root).as_posix()
+        if name not in (LOSS, ORIGINAL_LOSS, LOOP, TRAIN) and path.is_file():
+            data = path.read_bytes()
+            if b"training.loss" in data or b"from .loss" in data:
+                others[name] = parsed(data, name, root)
+    loop, train = (parsed((root / name).read_bytes(), name, root) for name in (LOOP, TRAIN))
+    return Sources(loop=loop, train=train, loss=own, others=others)
+
+
+def recognise(root, manifest):
+    """(`Flavour`, lines to report) of the clone; raises Refusal, with the reasons, where the loss does not fit."""
+    sources, now = read_sources(root, manifest), (root / LOSS).read_bytes()
+    ours = {flavour: ast.parse((HERE / flavour.loss).read_bytes()) for flavour in FLAVOURS}
+    flavour = min(FLAVOURS, key=lambda flavour: distance(ours[flavour], sources))
+    tree, name = ours[flavour], f"stylegan_patch/{flavour.loss}"
+    if why_keep(now, manifest.get(LOSS)):  # then what you made of it has to fit
+        tree, name = parsed(now, LOSS, root), LOSS
+    if reasons := misfits(tree, name, sources):
+        undo = "; --revert undoes an earlier run" if manifest else ""
+        raise Refusal(f"{root} is left as it is, the loss does not fit: {'; '.join(reasons)}{undo}")
+    return flavour, remarks(tree, name, sources)
+
+
+def why_keep(now, known):
+    """Why a training/loss.py is not replaced, "" if it is."""
+    if known and digest(now) not in known.values():
+        return "changed by you since it was installed"
+    if not known and OURS.encode() in now:
+        return "ours already, copied by hand, so there is no original to keep"
+    return ""
 
 
 def real_file(root, name):
@@ -79,42 +144,34 @@ def read_manifest(root):
             name: {key: str(entry[key]) for key in ("original", "applied")}
             for name, entry in manifest.items()
         }
-        if not all(re.fullmatch(r"[\w./-]+", name, re.ASCII) for name in known):
+        if not all(name.endswith(".py") and ".." not in Path(name).parts for name in known):
             raise ValueError("a name that was never written")
         return known
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise Refusal(f"{path} is damaged; the originals beside it are whole: copy them back") from error
 
 
-def plan(root, kind, manifest):
+def plan(root, flavour, manifest):
     """What to do: {file: (bytes now, bytes to be)}, and the lines to report."""
     changes, report = {}, []
-    names = [LOSS, *dict.fromkeys(m.path for m in MENDS)]
-    for name in names:
-        path = real_file(root, name)
-        if not path.is_file():
+    for name in [LOSS, *(n for n in python_files(root) if n not in (LOSS, ORIGINAL_LOSS))]:
+        now, known = (root / name).read_bytes(), manifest.get(name)
+        if name == LOSS and (why := why_keep(now, known)):
+            report.append(f"keep  {name}: {why}")
             continue
-        now = path.read_bytes()
-        known = manifest.get(name)
         if known and digest(now) not in known.values():
-            report.append(f"keep  {name}: changed by you since it was installed")
+            report.append(f"keep  {name}: changed by you since it was fixed")
             continue
         if name == LOSS:
-            if not known and OURS.encode() in now:
-                report.append(f"keep  {name}: ours already, copied by hand, so there is no original to keep")
-                continue
-            new, lines = (HERE / kind.loss).read_bytes(), [f"loss  {name}: now stylegan_patch/{kind.loss}"]
-            if not known and digest(now.replace(b"\r\n", b"\n")) != kind.published:
+            new = (HERE / flavour.loss).read_bytes()
+            lines = [f"loss  {name}: now stylegan_patch/{flavour.loss}"]
+            plain = now.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n")
+            if not known and digest(plain) != flavour.published:
                 lines.append(f"note  {name} was not the published one; yours is kept as {ORIGINAL_LOSS}")
         else:
-            original = (root / STORE / "originals" / name).read_bytes() if known else now
-            try:
-                new, lines = mend(kind, name, original)
-            except UnicodeDecodeError:
-                raise Refusal(
-                    f"{path} is not text in UTF-8; `git checkout {name}` in the clone may help"
-                ) from None
+            new, lines = fix(name, (root / STORE / "originals" / name).read_bytes() if known else now)
         if now != new:
+            real_file(root, name)
             changes[name] = (now, new)
         report += lines
     return changes, report
@@ -192,30 +249,32 @@ def show(changes):
 def run(args):
     """Do what the command line asks; the lines to print."""
     root = args.clone
-    kind, manifest = recognise(root), read_manifest(root)
+    manifest = read_manifest(root)
+    if not (args.revert and manifest):
+        check_folder(root)
     if args.revert:
-        return [
-            f"{root}: {kind.name}{', nothing done yet' if args.dry_run else ''}",
-            *revert(root, manifest, args.dry_run),
-        ]
-    changes, report = plan(root, kind, manifest)
+        return [f"{root}:{' nothing done yet' * args.dry_run}", *revert(root, manifest, args.dry_run)]
+    flavour, notes = recognise(root, manifest)
+    changes, report = plan(root, flavour, manifest)
+    report += [f"note  {note}" for note in notes]
     kept = root / ORIGINAL_LOSS
     if LOSS in changes and LOSS not in manifest and kept.exists() and kept.read_bytes() != changes[LOSS][0]:
         raise Refusal(f"{kept} exists and is not a copy of {LOSS}; move it away first")
+    files = "1 file" if len(changes) == 1 else f"{len(changes)} files"
     if args.dry_run:
         show(changes)
-        return [f"{root}: {kind.name}, {len(changes)} files would change", *report]
+        return [f"{root}: {flavour.name}, {files} would change", *report]
     for folder in {root, *((root / name).parent for name in changes)} if changes else ():
         if not os.access(folder, os.W_OK):
             raise Refusal(f"{folder} cannot be written")
     if changes:
         install(root, changes, manifest)
-    state = f"{len(changes)} files changed" if changes else "already installed, nothing changed"
+    state = f"{files} changed" if changes else "already installed, nothing changed"
     after = [
         "Train as before: train.py now uses the rooted loss (k = 2). RLO_K=5 or RLO_LS=ce before the command",
         f"choose otherwise. Undo: python {shlex.quote(sys.argv[0])} {shlex.quote(str(root))} --revert",
     ]
-    return [f"{root}: {kind.name}, {state}", *report, *after]
+    return [f"{root}: {flavour.name}, {state}", *report, *after]
 
 
 class Parser(argparse.ArgumentParser):

@@ -2,7 +2,7 @@
 
     cp stylegan_patch/stylegan3_loss.py CLONE/training/loss.py
 
-`stylegan_patch/apply.py CLONE` does that and mends what stops the clone on PyTorch 2.x. Then train as
+`stylegan_patch/apply.py CLONE` does that and fixes what stops the clone on PyTorch 2.x. Then train as
 always; `RLO_LS=ce` or `RLO_K=5` before the command choose another objective for that run.
 
 With D(x) the logit of the discriminator ("real" is positive), G(z) = g(w), w = f(z), and L(t) the
@@ -26,14 +26,14 @@ import torch
 from torch_utils import training_stats
 from torch_utils.ops import conv2d_gradfix, upfirdn2d
 
-# ---- the objective: these lines are the same in loss.py and stylegan3_loss.py, and a test holds them so ----
+# ---- shared: change it in loss.py, then `python stylegan_patch/share.py` writes it into stylegan3_loss.py ----
 
 kparam = 2  # k of the rooted objective, a real number ≥ 1; the environment variable RLO_K overrides it
 ls = "rlo"  # "rlo" = rooted logistic, "ce" = StyleGAN's own logistic loss; RLO_LS overrides it
 
 EXACT_UP_TO = {torch.float16: 10.0}  # where exp(softplus/k) turns into its tangent, by dtype of the logits …
 EXACT_UP_TO_ELSE = 60.0  # … and for bf16, fp32 and fp64. rooted() says why
-FARTHEST = 1e8  # softplus beyond which the value, but not the gradient, stands still
+FARTHEST = 1e8  # softplus beyond which the value stays constant, while the gradient does not
 
 
 def checked_settings(k, name, k_from="kparam", name_from="ls"):
@@ -66,12 +66,12 @@ def rooted(s, k, exact_up_to=EXACT_UP_TO_ELSE):
 
     Every finite logit gives a finite value and a finite gradient:
 
-    - From s/k = `exact_up_to` on, the exponential goes on as its tangent: C¹, still convex and increasing.
+    - From s/k = `exact_up_to` on, the exponential continues as its tangent: C¹, still convex and increasing.
       exp overflows float32 at 88.7; 60 leaves a factor of 3·10¹² for what multiplies the slope e^60 ≈ 10²⁶
       on its way to the weights and for the sum over a batch. The gradient of fp16 logits is itself fp16 and
       ends at 65504: there the limit is 10 (e^10 ≈ 22026).
     - A tangent of slope e^60 overflows too at the largest logits (3·10³⁸), and no convex continuation can
-      avoid it. So the *value* stands still from s = 10⁸ on (10³⁴: a mean over thousands of samples, times
+      avoid it. So the *value* is constant from s = 10⁸ on (10³⁴: a mean over thousands of samples, times
       the gain, is finite); the *gradient* keeps its slope, so that such a sample is still learnt from.
 
     s is any tensor ≥ 0 in float32 or float64; k a float from 1 to 1e30.
@@ -104,9 +104,15 @@ def announce():
         print(f"Adversarial loss: rlo, k = {kparam:g}" if ls == "rlo" else "Adversarial loss: ce")
 
 
-# ---- end of the lines in common ----
+def report_logits(kind, logits):
+    """What the clone logs of logits on "real" or "fake" images. ADA steers by the signs on real ones."""
+    training_stats.report(f"Loss/scores/{kind}", logits)
+    training_stats.report(f"Loss/signs/{kind}", logits.sign())
+
 
 PHASES = ("Gmain", "Greg", "Gboth", "Dmain", "Dreg", "Dboth")
+
+# ---- end of what is shared ----
 
 
 class Loss:
@@ -282,12 +288,6 @@ class StyleGAN2Loss(Loss):
             training_stats.report("Loss/D/reg", loss_r1)
             loss = loss + loss_r1.mean()
         loss.mul(gain).backward()
-
-
-def report_logits(kind, logits):
-    """What the clone logs of logits on "real" or "fake" images. ADA steers by the signs on real ones."""
-    training_stats.report(f"Loss/scores/{kind}", logits)
-    training_stats.report(f"Loss/signs/{kind}", logits.sign())
 
 
 def blurred(img, sigma):

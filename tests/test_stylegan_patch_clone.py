@@ -67,7 +67,7 @@ def test_apply_twice_and_revert_leave_the_clone_as_it_was(clone):
         assert git_status(copy) == ""
 
 
-def test_every_program_of_the_mended_clone_starts(clone):
+def test_every_program_of_the_fixed_clone_starts(clone):
     copy, _ = clone
     apply(copy)
     scripts = ("train", "dataset_tool", "calc_metrics", "generate", "projector", "style_mixing", "gen_images")
@@ -95,7 +95,7 @@ def test_every_gradient_of_every_phase_equals_the_clones_own(clone, style_mixing
     assert lines[-1]["largest relative error"] <= 1e-5
 
 
-def test_grid_sample_of_the_mended_clone_has_the_second_derivative_r1_needs(clone):
+def test_grid_sample_of_the_fixed_clone_has_the_second_derivative_r1_needs(clone):
     """∂/∂x of |∇_x Σ c · sample(x)²|², which is linear in x: compared with a finite difference."""
     copy, _ = clone
     apply(copy)

@@ -1,5 +1,6 @@
 """The adversarial objective of the GAN losses, and the settings that choose it."""
 
+import importlib
 import math
 import os
 import subprocess
@@ -165,13 +166,14 @@ def test_the_log_says_which_objective_runs(monkeypatch, flavour, capsys):
     assert capsys.readouterr().out == "Adversarial loss: ce\n"
 
 
-def test_both_files_hold_the_same_objective_line_for_line():
-    blocks = []
-    for path in FILES.values():
-        text = path.read_text(encoding="utf-8")
-        begin, end = text.index("# ---- the objective"), text.index("# ---- end of the lines in common")
-        blocks.append(text[begin:end])
-    assert blocks[0] == blocks[1] and len(blocks[0]) > 2000
+def test_share_writes_the_shared_lines_of_loss_py_into_the_other_file_and_has_been_run(monkeypatch):
+    monkeypatch.syspath_prepend(str(FILES["stylegan2"].parent))
+    share = importlib.import_module("share")
+    source, target = (path.read_text(encoding="utf-8") for path in FILES.values())
+    assert share.shared_written(source, target) == target, "run python stylegan_patch/share.py"
+    assert len(share.split(source)[1]) > 4000 and "def adversarial(" in share.split(source)[1]
+    changed = share.shared_written(source.replace("kparam = 2 ", "kparam = 3 "), target)
+    assert changed == target.replace("kparam = 2 ", "kparam = 3 ") != target
 
 
 def test_loss_files_import_nothing_of_this_project():
