@@ -1,0 +1,132 @@
+"""paper/*.sh: every command that they run, word by word, against the real parsers."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from test_commands import PARSERS, ROOT, commands_of
+
+import sweep
+import train
+
+SCRIPTS = sorted(path.name for path in (ROOT / "paper").glob("*.sh"))
+HEADER = ("Paper", "Expected", "Settings", "Time", "Run")
+ELSEWHERE = {"train.py", "dataset_tool.py"}  # of a StyleGAN clone that the script went into
+
+
+def commands(name, tmp_path, *arguments):
+    """Run a script with a ``python`` that only notes what it was called with; its (folder, words) in order."""
+    log, folder = tmp_path / "log", tmp_path / "stylegan2-ada-pytorch"
+    folder.mkdir(exist_ok=True)
+    log.write_bytes(b"")
+    fake = tmp_path / "python"
+    fake.write_text(f'#!/bin/sh\nprintf "%s\\0" "$PWD" "$@" >> "{log}"\nprintf "\\n\\0" >> "{log}"\n')
+    fake.chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    script = str(ROOT / "paper" / name)
+    done = subprocess.run(
+        ["bash", "-u", script, *arguments],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and not done.stderr, (name, done.stderr)
+    lines = [line.split("\0")[:-1] for line in log.read_text().split("\n\0") if line]
+    return [(Path(line[0]), line[1:]) for line in lines]
+
+
+def test_every_script_says_paper_figure_settings_hours_and_command():
+    assert len(SCRIPTS) >= 10
+    for name in SCRIPTS:
+        lines = (ROOT / "paper" / name).read_text().splitlines()
+        starts = [line.removeprefix("# ").partition(":")[0] for line in lines if line.startswith("# ")]
+        assert starts[0] in ("Claim", "Question"), name
+        assert [start for start in starts if start in HEADER] == list(HEADER), name
+        assert f"bash paper/{name}" in next(line for line in lines if line.startswith("# Run:")), name
+        assert os.access(ROOT / "paper" / name, os.X_OK) and "set -e" in lines, name
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_command_of_a_script_parses(name, tmp_path):
+    found = commands(name, tmp_path)
+    assert found
+    for folder, (script, *words) in found:
+        if folder != tmp_path:
+            assert script in ELSEWHERE
+        elif script == "examples/finetune_lm.py":  # parses only while it runs, so its source names its flags
+            text = (ROOT / script).read_text()
+            flags = {word.removeprefix("--") for word in words if word.startswith("--")}
+            assert flags and all(f'"{flag}"' in text or f'"--{flag}"' in text for flag in flags)
+        else:
+            PARSERS[script](words)
+
+
+def test_the_tuned_baseline_is_three_losses_at_three_rates_over_ten_seeds(tmp_path, monkeypatch, capsys):
+    sweeps = [
+        words for _, (script, *words) in commands("tuned_resnet18.sh", tmp_path) if script == "sweep.py"
+    ]
+    jobs = [job for words in sweeps for job in sweep.make_jobs(sweep.parse_args(words))]
+    kinds = {}
+    for job in jobs:
+        flags = job.flags
+        kinds.setdefault((flags["loss"], flags["k_end"]), set()).add((flags["lr"], flags["seed"]))
+        assert (flags["opt"], flags["weight_decay"], flags["epochs"]) == ("sgd", 5e-4, 30)
+    assert set(kinds) == {("ce", None), ("root", None), ("root", 1.5)}
+    assert all(len(runs) == 30 for runs in kinds.values())
+
+    # And each loss takes two steps of the recipe, on images that need no download.
+    monkeypatch.chdir(tmp_path)
+    sweeps = [
+        w for _, (script, *w) in commands("tuned_resnet18.sh", tmp_path, "digits") if script == "sweep.py"
+    ]
+    jobs = [job for words in sweeps for job in sweep.make_jobs(sweep.parse_args(words))]
+    for kind in kinds:
+        job = next(job for job in jobs if (job.flags["loss"], job.flags["k_end"]) == kind)
+        cut = job.words.index("--out")  # where the sweep puts the run; --quick keeps nothing
+        train.main([*job.words[:cut], "--quick", "--bs", "64", "--threads", "1"])
+        said = capsys.readouterr().out
+        assert "step 2 " in said and "test accuracy" in said and "nothing is kept of --quick" in said
+
+
+def test_the_page_on_reproduction_names_every_script_and_its_commands_parse():
+    text = (ROOT / "docs" / "reproduction.md").read_text()
+    assert {name for name in SCRIPTS if f"paper/{name}" in text} == set(SCRIPTS)
+    for script, words in commands_of(text):
+        PARSERS[script](words)
+
+
+def test_memorised_counts_what_a_net_says_of_right_and_of_wrong_labels(tmp_path, monkeypatch, capsys):
+    import models
+    from data import build_data
+
+    sys.path.insert(0, str(ROOT / "docs"))
+    import memorised
+
+    class Sevens(torch.nn.Module):
+        def forward(self, images):
+            return torch.nn.functional.one_hot(torch.full((len(images),), 7), 10).float()
+
+    monkeypatch.setattr(models, "build_model", lambda *args, **options: Sevens())
+    flags = vars(train.parse_args(["--dataset", "digits", "--label-noise", "0.4", "--seed", "3"])[0])
+    (tmp_path / "config.json").write_text(json.dumps(flags))
+    info = {"net": "resnet20", "image_size": 8, "patch_size": 4, "dim": 512}
+    torch.save({"model": {}, "info": info}, tmp_path / "last.pt")
+    memorised.main([str(tmp_path)])
+    header, row = (line.split(",") for line in capsys.readouterr().out.splitlines())
+    said = dict(zip(header, row, strict=True))
+
+    data = build_data("digits", ".", 0, 10**6, "cpu", augment=False, label_noise=0.4, seed=3)
+    (_, labels), clean = next(iter(data.train)), data.clean_train_labels[data.train.index]
+    wrong = labels != clean
+    for name, hit, of in (("wrong", wrong, wrong == wrong), ("right_learned", labels == 7, ~wrong),
+                          ("wrong_learned", labels == 7, wrong), ("wrong_corrected", clean == 7, wrong)):  # fmt: skip
+        assert float(said[name]) == pytest.approx(100 * float(hit[of].float().mean()), abs=0.006), name
+
+    with pytest.raises(SystemExit) as leaving:
+        memorised.main([str(tmp_path / "nowhere")])
+    assert leaving.value.code == 2 and "has no last.pt" in capsys.readouterr().err
