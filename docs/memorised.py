@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""How much of the wrong training labels has a run learned? After its last epoch, over the training images without augmentation.
+"""How much of the wrong training labels has a run learned? By its last epoch, on training images without augmentation.
 
 python docs/memorised.py runs/human/*/         right images, wrong labels: share predicted as labelled, and as they are
 """
