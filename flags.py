@@ -10,7 +10,7 @@ import logreg
 from data import list_datasets
 from engine.cli import Parser, interval, number
 from engine.optim import OPTIMIZERS
-from losses import loss_names
+from losses import loss_names, loss_parameters
 
 # Flags that say what to do with a run, and not what it is.
 NOT_OF_THE_RUN = {"resume", "eval_only", "list_nets", "quick"}
@@ -22,6 +22,9 @@ WHERE_AND_HOW = {
 FREE_ON_RESUME = {
     "epochs", "max_steps", "data_dir", "cache", "workers", "device", "save_every", "wandb", "dataset",
 }  # fmt: skip
+
+# Flags that are parameters of a loss; those of None have the default of the loss that is chosen.
+OF_THE_LOSS = ("k", "m", "alpha", "beta", "gamma", "epsilon")
 
 share = number(float, 0, 1, below=True)
 
@@ -79,8 +82,13 @@ def train_parser(documentation: str = "Train an image classifier.\n\npython trai
     loss("--m", type=number(float, 0, above=True), default=3.0, help="the scale, of root and rlo")
     loss("--k-end", type=number(float, 0, above=True), metavar="K",
          help="move 1/k in equal steps to 1/K over the run, with m/k fixed (default: k stays)")
-    loss("--alpha", type=number(float, 0, above=True), default=0.25, help="the scale of focal")
+    loss("--alpha", type=number(float, 0, above=True), metavar="A",
+         help="the scale of focal (default: 0.25), the factor of cross entropy in sce (0.1) and apl (1)")
+    loss("--beta", type=number(float, 0), metavar="B",
+         help="the factor of reverse cross entropy in sce and apl (default: 1)")
     loss("--gamma", type=number(float, 0), default=2.0, help="the exponent of focal")
+    loss("--epsilon", type=number(float, -1), metavar="E",
+         help="the factor of 1 - p in poly1 (default: 2)")
     loss("--label-smoothing", type=number(float, 0, 1), default=0.0, metavar="E",
          help="share of the target spread over all classes")
 
@@ -233,6 +241,10 @@ def parse_train(argv: list[str] | None = None, documentation: str | None = None)
         parser.error(f"--warmup {args.warmup:g} must be shorter than the {args.epochs} epochs of --epochs")
     if args.k_end and args.loss != "root":
         parser.error(f"--k-end moves the k of the root loss: leave it out with --loss {args.loss}")
+    own = loss_parameters(args.loss)
+    for name in OF_THE_LOSS:
+        if getattr(args, name) is None:
+            setattr(args, name, own.get(name))
     return args, typed
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from common import UserError, write_atomically
 from engine.cli import Parser, number, one_line_errors
 from engine.run_directory import RunDirectory, run_name
-from flags import parse_train, train_parser
+from flags import OF_THE_LOSS, parse_train, train_parser
 from losses import loss_names, loss_parameters
 
 OURS = {"out", "run_name", "resume", "eval_only", "list_nets", "quick"}  # set here for every run, or never
@@ -121,7 +121,7 @@ def make_jobs(args):
         chosen = dict(zip(GRID, values, strict=True))
         loss = (chosen["loss"] or common.loss).lower()
         own = loss_parameters(loss) if loss in loss_names() else ()  # train.py's own parser refuses it below
-        chosen |= {name: None for name in ("k", "m", "alpha", "gamma") if name in chosen and name not in own}
+        chosen |= {name: None for name in OF_THE_LOSS if name in chosen and name not in own}
         if "m" in own and several_m and (chosen["opt"] or common.opt) != "sgd":
             raise UserError(
                 "several --m need --opt sgd: Adam does not see m, its runs would be the same "

@@ -20,7 +20,7 @@ from pathlib import Path
 from common import EXIT_DIVERGED, UserError, one_line
 from data import DataOptions
 from engine.cli import fail, one_line_errors
-from flags import FREE_ON_RESUME, parse_train, train_parser
+from flags import FREE_ON_RESUME, OF_THE_LOSS, parse_train, train_parser
 
 # Compiling takes a minute or so; --compile auto spends it only on runs that have the steps to earn it back.
 COMPILE_FROM_STEPS = 2000
@@ -245,7 +245,7 @@ def build(args, typed, world, stop, known_data=None):
             logit_scale=getattr(loss, "logit_scale", 1.0), dataset=args.dataset, fingerprint=data.fingerprint,
         )  # fmt: skip
     job = Job(args, world, stop, data, trainer, info, total_steps)
-    ignored = [f"--{n}" for n in ("k", "m", "alpha", "gamma") if n in typed and n not in loss_options]
+    ignored = [f"--{n}" for n in OF_THE_LOSS if n in typed and n not in loss_options]
     notes += [f"{' and '.join(ignored)} ignored: --loss {args.loss} has none"] if ignored else []
     job.say(f"data    {data.description}")
     for note in notes:

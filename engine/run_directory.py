@@ -364,7 +364,7 @@ def _git_commit() -> str | None:
 
 def run_name(flags: dict) -> str:
     """A name that says data, net, loss and seed, and every flag that differs from its default."""
-    from flags import train_parser
+    from flags import OF_THE_LOSS, train_parser
     from losses import loss_parameters
 
     defaults = vars(train_parser().parse_args([]))
@@ -372,7 +372,7 @@ def run_name(flags: dict) -> str:
     data = flags["dataset"].rstrip("/").rpartition("/")[2] or flags["dataset"]
     parts = [data, flags["net"], flags["loss"], *(f"{name}{flags[name]:g}" for name in own)]
     hidden = NOT_OF_THE_RUN | WHERE_AND_HOW | {"dataset", "net", "loss", "seed", "run_name", "lr_is_default"}
-    hidden |= {"k", "m", "alpha", "gamma"}
+    hidden |= set(OF_THE_LOSS)
     for name, value in flags.items():
         if name in hidden or value == defaults.get(name) or value is None:
             continue

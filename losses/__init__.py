@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .focal import FocalLoss, focal_from_ce, focal_loss
     from .language import CausalLMLoss
     from .linear import LinearRLOLoss, LinearRootLoss, linear_rlo_loss, linear_root_loss
+    from .rivals import APLLoss, Poly1Loss, SCELoss, apl_loss, poly1_loss, sce_loss
     from .rooted import (
         RLOLoss,
         RootLoss,
@@ -41,6 +42,9 @@ _CLASSES = {
     "focal": ".focal:FocalLoss",
     "root": ".rooted:RootLoss",
     "rlo": ".rooted:RLOLoss",
+    "sce": ".rivals:SCELoss",
+    "apl": ".rivals:APLLoss",
+    "poly1": ".rivals:Poly1Loss",
 }
 # What else there is, and where.
 _OTHERS = {
@@ -51,26 +55,33 @@ _OTHERS = {
     "linear_rlo_loss": ".linear",
     "linear_root_loss": ".linear",
     "alpha_loss": ".rooted",
+    "apl_loss": ".rivals",
     "focal_from_ce": ".focal",
     "focal_loss": ".focal",
     "gce": ".rooted",
+    "poly1_loss": ".rivals",
     "rlo_from_ce": ".rooted",
     "rlo_loss": ".rooted",
     "root_from_ce": ".rooted",
     "root_loss": ".rooted",
     "rooted_logistic_loss": ".rooted",
+    "sce_loss": ".rivals",
 }
 
 __all__ = [
     "LOSSES",
+    "APLLoss",
     "CausalLMLoss",
     "FocalLoss",
     "LinearRLOLoss",
     "LinearRootLoss",
+    "Poly1Loss",
     "RLOLoss",
     "RootLoss",
+    "SCELoss",
     "__version__",
     "alpha_loss",
+    "apl_loss",
     "build_loss",
     "focal_from_ce",
     "focal_loss",
@@ -79,11 +90,13 @@ __all__ = [
     "linear_root_loss",
     "loss_names",
     "loss_parameters",
+    "poly1_loss",
     "rlo_from_ce",
     "rlo_loss",
     "root_from_ce",
     "root_loss",
     "rooted_logistic_loss",
+    "sce_loss",
 ]
 
 
@@ -111,7 +124,8 @@ def build_loss(name: str, **options) -> nn.Module:
     name : str
         One of ``LOSSES``.
     **options
-        The arguments of its class: `k`, `m` for root and rlo, `alpha`, `gamma` for focal, and for all
+        The arguments of its class: `k`, `m` for root and rlo, `alpha`, `gamma` for focal, `alpha`, `beta`,
+        `A` for sce and apl, `epsilon` for poly1, and for all
         `weight`, `ignore_index`, `reduction`, `label_smoothing`.
 
     Raises

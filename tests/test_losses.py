@@ -14,22 +14,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import losses
-from losses import focal_loss, rlo_loss, root_loss, rooted_logistic_loss
+from losses import apl_loss, focal_loss, poly1_loss, rlo_loss, root_loss, rooted_logistic_loss, sce_loss
 
-CLASS_LOSSES = {"root": root_loss, "rlo": rlo_loss, "focal": focal_loss}
+CLASS_LOSSES = {
+    "root": root_loss, "rlo": rlo_loss, "focal": focal_loss,
+    "sce": sce_loss, "apl": apl_loss, "poly1": poly1_loss,
+}  # fmt: skip
 KM = [(0.05, 0.2), (0.5, 2.0), (1000.0, 1000.0), (1.0, 1.0), (3.0, 3.0), (8.0, 10.0), (2.5, 0.1)]
 
 
 def closed_form(name, logits, label, **p):
     """The textbook formula of one sample in NumPy's float64, by way of the probability itself."""
     z = np.asarray(logits, dtype=np.float64)
-    prob = np.exp(z[label] - z.max()) / np.exp(z - z.max()).sum()
+    probs = np.exp(z - z.max()) / np.exp(z - z.max()).sum()
+    prob, one_hot = probs[label], np.arange(len(z)) == int(label)
     k, m = p.get("k", 3.0), p.get("m", 3.0)
     alpha, gamma = p.get("alpha", 0.25), p.get("gamma", 2.0)
+    beta, log_of_zero, epsilon = p.get("beta"), p.get("A"), p.get("epsilon")
+    reverse = -np.sum(probs * np.where(one_hot, 0.0, log_of_zero)) if log_of_zero else None  # log 1 and log 0
     return {
         "root": lambda: m * (1 - prob ** (1 / k)),
         "rlo": lambda: m * (prob ** (-1 / k) - 1),
         "focal": lambda: -alpha * (1 - prob) ** gamma * np.log(prob),
+        "sce": lambda: -alpha * np.sum(one_hot * np.log(probs)) + beta * reverse,
+        "apl": lambda: alpha * np.log(prob) / np.sum(np.log(probs)) + beta * reverse,
+        "poly1": lambda: -np.log(prob) + epsilon * (1 - prob),
     }[name]()
 
 
@@ -38,6 +47,9 @@ def phi_numpy(name, ell):
         "root": lambda: -3 * np.expm1(-ell / 3),
         "rlo": lambda: 3 * np.expm1(ell / 3),
         "focal": lambda: 0.25 * (1 - np.exp(-ell)) ** 2 * ell,
+        "sce": lambda: 0.1 * ell + math.log(1e4) * (1 - np.exp(-ell)),
+        "apl": lambda: ell / ell.sum(1, keepdims=True) + math.log(1e4) * (1 - np.exp(-ell)),
+        "poly1": lambda: ell + 2 * (1 - np.exp(-ell)),
     }[name]()
 
 
@@ -54,7 +66,10 @@ def batch():
 @pytest.mark.parametrize("k,m", KM)
 def test_value_is_the_closed_form(name, k, m, batch):
     logits, target = batch
-    options = {"alpha": 0.5, "gamma": 1.5} if name == "focal" else {"k": k, "m": m}
+    options = {
+        "focal": {"alpha": 0.5, "gamma": 1.5}, "sce": {"alpha": m, "beta": k, "A": -k},
+        "apl": {"alpha": m, "beta": k, "A": -k}, "poly1": {"epsilon": k},
+    }.get(name, {"k": k, "m": m})  # fmt: skip
     got = CLASS_LOSSES[name](logits, target, **options, reduction="none")
     want = [closed_form(name, z, y, **options) for z, y in zip(logits, target, strict=True)]
     # At large k the formula itself loses digits to 1 − p^(1/k).
@@ -167,7 +182,8 @@ def test_m_is_a_pure_scale_and_adam_does_not_see_it():
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_value_and_gradient_are_finite_for_every_finite_logit(name, dtype, size, smoothing):
     v = torch.finfo(dtype).max if size == "max" else size
-    for options in [{}, {"gamma": 0.5}] if name == "focal" else [{}, {"k": 1.0, "m": 10.0}]:
+    others = {"focal": {"gamma": 0.5}, "root": {"k": 1.0, "m": 10.0}, "rlo": {"k": 1.0, "m": 10.0}}
+    for options in ({}, others.get(name, {})):
         logits = torch.tensor([[v, -v, 0.0], [-v, v, 0.0]] * 64, dtype=dtype, requires_grad=True)
         loss = CLASS_LOSSES[name](logits, torch.ones(128).long(), **options, label_smoothing=smoothing)
         (grad,) = torch.autograd.grad(loss, logits)
@@ -292,7 +308,10 @@ def test_arguments_mean_what_they_mean_in_cross_entropy(kind, weighted, smoothin
         torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-9)
 
 
-AS_CE = {"root": {"k": 1e7, "m": 1e7}, "rlo": {"k": 1e7, "m": 1e7}, "focal": {"alpha": 1.0, "gamma": 0.0}}
+AS_CE = {
+    "root": {"k": 1e7, "m": 1e7}, "rlo": {"k": 1e7, "m": 1e7}, "focal": {"alpha": 1.0, "gamma": 0.0},
+    "sce": {"alpha": 1.0, "beta": 0.0}, "poly1": {"epsilon": 0.0},
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
@@ -304,8 +323,8 @@ def test_nothing_to_average_is_what_it_is_in_torch(count, options, reduction):
         if count and target.is_floating_point():
             continue
         want = F.cross_entropy(logits, target, reduction=reduction, **options)
-        for name, f in CLASS_LOSSES.items():
-            got = f(logits, target, reduction=reduction, **options, **AS_CE[name])
+        for name, as_ce in AS_CE.items():
+            got = CLASS_LOSSES[name](logits, target, reduction=reduction, **options, **as_ce)
             torch.testing.assert_close(got, want, equal_nan=True)
 
 
@@ -342,9 +361,9 @@ def test_binary_labels_outside_0_1_are_an_error(bad):
 
 def test_the_functions_of_a_cross_entropy_are_the_losses(batch):
     ell = F.cross_entropy(*batch, reduction="none")
-    for name, f in CLASS_LOSSES.items():
+    for name in ("root", "rlo", "focal"):
         got = getattr(losses, f"{name}_from_ce")(ell)
-        torch.testing.assert_close(got, f(*batch, reduction="none"), rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(got, CLASS_LOSSES[name](*batch, reduction="none"), rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("alpha", [0.3, 0.5, 1.5, 4.0])
@@ -377,6 +396,8 @@ def test_names_need_no_torch_and_parameters_are_those_of_the_signature():
     assert out.stdout.strip() == str(tuple(losses.LOSSES))
     assert losses.loss_parameters("rlo") == {"k": 3.0, "m": 3.0}
     assert losses.loss_parameters("focal") == {"alpha": 0.25, "gamma": 2.0}
+    assert losses.loss_parameters("sce") == {"alpha": 0.1, "beta": 1.0, "A": math.log(1e-4)}
+    assert losses.loss_parameters("poly1") == {"epsilon": 2.0}
     assert losses.loss_parameters("ce") == {}
 
 
@@ -535,6 +556,9 @@ def test_under_autocast_the_loss_is_float32(name, batch):
         ("focal", {"alpha": 0.5, "gamma": 1.0}, focal_loss),
         ("root", {"k": 8, "m": 10}, root_loss),
         ("RLO", {"k": 2.5, "m": 1}, rlo_loss),
+        ("sce", {"alpha": 6, "beta": 0.1, "A": -4}, sce_loss),
+        ("apl", {"alpha": 10, "beta": 0.1}, apl_loss),
+        ("poly1", {"epsilon": -1}, poly1_loss),
     ],
 )
 def test_build_loss_gives_the_module_of_the_function(name, options, functional, batch):
@@ -546,8 +570,8 @@ def test_build_loss_gives_the_module_of_the_function(name, options, functional, 
 
 
 def test_build_loss_lists_the_known_names():
-    assert set(losses.LOSSES) == {"ce", "focal", "root", "rlo"}
-    with pytest.raises(ValueError, match=r"did you mean root.*ce, focal, root, rlo"):
+    assert set(losses.LOSSES) == {"ce", *CLASS_LOSSES}
+    with pytest.raises(ValueError, match=r"did you mean root.*ce, focal, root, rlo, sce, apl, poly1"):
         losses.build_loss("rooot")
     with pytest.raises(TypeError):
         losses.build_loss("root", gamma=2)
@@ -577,6 +601,12 @@ def test_wrong_options_are_errors(batch):
     logits, target = batch
     with pytest.raises(ValueError, match="gamma must be"):
         focal_loss(logits, target, gamma=-1)
+    for f in (sce_loss, apl_loss):
+        for bad in ({"alpha": -1}, {"beta": math.nan}, {"A": 0.0}, {"A": -math.inf}):
+            with pytest.raises(ValueError, match=f"{next(iter(bad))} .*must be"):
+                f(logits, target, **bad)
+    with pytest.raises(ValueError, match="epsilon must be"):
+        losses.build_loss("poly1", epsilon=-1.5)
     with pytest.raises(ValueError, match="reduction must be one of"):
         root_loss(logits, target, reduction="average")
     with pytest.raises(ValueError, match="label_smoothing"):

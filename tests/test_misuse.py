@@ -26,9 +26,11 @@ train | --k inf | --k | must be a number
 train | --k 3,5 | --k | must be a number
 train | --m -1 | --m | > 0
 train | --m nan | --m | > 0
-train | --loss rooot | --loss | 'ce', 'focal', 'root', 'rlo'
+train | --loss rooot | --loss | 'ce', 'focal', 'root', 'rlo', 'sce', 'apl', 'poly1'
 train | --alpha 0 | --alpha | > 0
+train | --beta -1 | --beta | ≥ 0
 train | --gamma -1 | --gamma | ≥ 0
+train | --epsilon -2 | --epsilon | ≥ -1
 train | --label-smoothing 1.1 | --label-smoothing | ≤ 1
 train | --label-noise 1 | --label-noise | < 1
 train | --label-noise -0.1 | --label-noise | ≥ 0
@@ -205,7 +207,7 @@ compare | runs --out o --targets 90 | --targets | did you mean --target?
 sweep | --k 0 --dry-run | --k | > 0
 sweep | --k --dry-run | --k | at least one argument
 sweep | --seed 0 x --dry-run | --seed | a whole number
-sweep | --loss ce hinge --dry-run | --loss | 'ce', 'focal', 'root', 'rlo'
+sweep | --loss ce hinge --dry-run | --loss | 'ce', 'focal', 'root', 'rlo', 'sce', 'apl', 'poly1'
 sweep | --net '' --dry-run | --net is empty | leave it out
 sweep | --m 1 3 --dry-run | several --m | need --opt sgd
 sweep | --jobs 0 --dry-run | --jobs | ≥ 1

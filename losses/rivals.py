@@ -1,0 +1,217 @@
+"""Robust and polynomial losses of other authors, with the arguments of ``nn.CrossEntropyLoss``.
+
+With p = softmax(logits), ℓ = −log p_y and A in place of log 0:
+
+    sce(α, β)  = α ℓ + β (−A) (1 − p_y)                  symmetric cross entropy, Wang et al. 2019
+    apl(α, β)  = α ℓ / Σ_c (−log p_c) + β (−A) (1 − p_y)   active + passive (NCE + RCE), Ma et al. 2020
+    poly1(ε)   = ℓ + ε (1 − p_y)                         Leng et al. 2022
+
+The reverse cross entropy −Σ_c p_c log q_c of a one-hot target q, with A for log 0, is −A (1 − p_y). Soft
+targets t, and with them label smoothing, give Σ_c t_c loss(c), the mean over labels drawn from t: the formula
+with A itself has no such mean, as log t_c is defined wherever t_c > 0.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .base import ClassLoss, at_least_float32, check_real, class_loss
+
+# Both papers' published code clips the one-hot target at 10⁻⁴ before its logarithm.
+LOG_OF_ZERO = math.log(1e-4)
+
+
+def _finite(ell: Tensor) -> Tensor:
+    """Float32 logits can be further apart than float32 can say, which leaves ℓ infinite."""
+    return ell.clamp(max=torch.finfo(ell.dtype).max ** 0.5)
+
+
+def sce_loss(
+    logits: Tensor,
+    target: Tensor,
+    alpha: float = 0.1,
+    beta: float = 1.0,
+    A: float = LOG_OF_ZERO,
+    **options,
+) -> Tensor:
+    """The symmetric cross entropy α ℓ + β (−A) (1 − p): cross entropy, and the robust reverse of it.
+
+    Parameters
+    ----------
+    logits, target
+        As in :func:`losses.root_loss`.
+    alpha, beta : float ≥ 0
+        Factors of cross entropy and reverse cross entropy. The paper has 0.1 and 1 for CIFAR-10.
+    A : float < 0
+        What stands for log 0. The published code has log 10⁻⁴.
+    **options
+        `weight`, `ignore_index`, `reduction`, `label_smoothing`, as in ``F.cross_entropy``.
+
+    Returns
+    -------
+    Tensor
+        A scalar, or with ``reduction="none"`` one value a sample.
+
+    Raises
+    ------
+    ValueError
+        If α < 0, β < 0, A ≥ 0, one is not a finite real number, or an option is not one of torch's.
+
+    References
+    ----------
+    Wang, Ma, Chen, Luo, Yi, Bailey: Symmetric Cross Entropy for Robust Learning with Noisy Labels, ICCV 2019,
+    arXiv 1908.06112.
+    """
+    _check(alpha, beta, A)
+
+    def phi(ell: Tensor) -> Tensor:
+        return alpha * _finite(ell) + (beta * A) * torch.expm1(-ell)
+
+    return class_loss(phi, 1.0, logits, target, **options)
+
+
+def apl_loss(
+    logits: Tensor,
+    target: Tensor,
+    alpha: float = 1.0,
+    beta: float = 1.0,
+    A: float = LOG_OF_ZERO,
+    **options,
+) -> Tensor:
+    """The active passive loss NCE + RCE: α ℓ / Σ_c (−log p_c) + β (−A) (1 − p).
+
+    Parameters
+    ----------
+    logits, target
+        As in :func:`losses.root_loss`.
+    alpha, beta : float ≥ 0
+        Factors of the normalised and of the reverse cross entropy. The paper has 1 and 1 for CIFAR-10,
+        10 and 0.1 for CIFAR-100.
+    A : float < 0
+        What stands for log 0. The published code has log 10⁻⁴.
+    **options
+        `weight`, `ignore_index`, `reduction`, `label_smoothing`, as in ``F.cross_entropy``.
+
+    Returns
+    -------
+    Tensor
+        A scalar, or with ``reduction="none"`` one value a sample.
+
+    Raises
+    ------
+    ValueError
+        If α < 0, β < 0, A ≥ 0, one is not a finite real number, or an option is not one of torch's.
+
+    References
+    ----------
+    Ma, Huang, Wang, Romano, Erfani, Bailey: Normalized Loss Functions for Deep Learning with Noisy Labels,
+    ICML 2020, arXiv 2006.13554.
+    """
+    _check(alpha, beta, A)
+    dim = 0 if logits.dim() == 1 else 1
+    of_all = _finite(-F.log_softmax(at_least_float32(logits), dim)).sum(dim, keepdim=True)
+    of_all = of_all.clamp(min=torch.finfo(of_all.dtype).eps)  # 0 where there is one class
+
+    def phi(ell: Tensor) -> Tensor:
+        total = of_all if ell.dim() == of_all.dim() else of_all.squeeze(dim)
+        return alpha * (_finite(ell) / total) + (beta * A) * torch.expm1(-ell)
+
+    return class_loss(phi, 1.0, logits, target, **options)
+
+
+def poly1_loss(logits: Tensor, target: Tensor, epsilon: float = 2.0, **options) -> Tensor:
+    """Poly-1: ℓ + ε (1 − p), cross entropy with another first coefficient of its series in 1 − p.
+
+    Parameters
+    ----------
+    logits, target
+        As in :func:`losses.root_loss`.
+    epsilon : float ≥ −1
+        What is added to the first coefficient, which is 1. The paper has 2 for ImageNet.
+    **options
+        `weight`, `ignore_index`, `reduction`, `label_smoothing`, as in ``F.cross_entropy``.
+
+    Returns
+    -------
+    Tensor
+        A scalar, or with ``reduction="none"`` one value a sample.
+
+    Raises
+    ------
+    ValueError
+        If ε < −1 or not a finite real number, or an option is not one of torch's.
+
+    References
+    ----------
+    Leng, Tan, Liu, Cubuk, Shi, Cheng, Anguelov: PolyLoss: A Polynomial Expansion Perspective of Classification
+    Loss Functions, ICLR 2022, arXiv 2204.12511.
+    """
+    check_real("epsilon", epsilon, -1)
+    return class_loss(lambda ell: _finite(ell) - epsilon * torch.expm1(-ell), 1.0, logits, target, **options)
+
+
+def _check(alpha: float, beta: float, log_of_zero: float) -> None:
+    check_real("alpha", alpha, 0)
+    check_real("beta", beta, 0)
+    check_real("A", log_of_zero, -math.inf)
+    if log_of_zero >= 0:
+        raise ValueError(f"A stands for log 0 and must be < 0, got {log_of_zero!r}")
+
+
+class _WithReverse(ClassLoss):
+    def __init__(self, alpha: float, beta: float, A: float, **options) -> None:
+        super().__init__(**options)
+        _check(alpha, beta, A)
+        self.alpha, self.beta, self.A = alpha, beta, A
+
+    def extra_repr(self) -> str:
+        return f"alpha={self.alpha:g}, beta={self.beta:g}, A={self.A:g}, {super().extra_repr()}"
+
+
+class SCELoss(_WithReverse):
+    """:func:`sce_loss` as a module: ``SCELoss(alpha=0.1, beta=1.0, A=log(1e-4), *, weight=None, …)``."""
+
+    def __init__(
+        self,
+        alpha: float = 0.1,
+        beta: float = 1.0,
+        A: float = LOG_OF_ZERO,
+        **options,
+    ) -> None:
+        super().__init__(alpha, beta, A, **options)
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        return sce_loss(logits, target, self.alpha, self.beta, self.A, **self.options())
+
+
+class APLLoss(_WithReverse):
+    """:func:`apl_loss` as a module: ``APLLoss(alpha=1.0, beta=1.0, A=log(1e-4), *, weight=None, …)``."""
+
+    def __init__(
+        self,
+        alpha: float = 1.0,
+        beta: float = 1.0,
+        A: float = LOG_OF_ZERO,
+        **options,
+    ) -> None:
+        super().__init__(alpha, beta, A, **options)
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        return apl_loss(logits, target, self.alpha, self.beta, self.A, **self.options())
+
+
+class Poly1Loss(ClassLoss):
+    """:func:`poly1_loss` as a module: ``Poly1Loss(epsilon=2.0, *, weight=None, …)``."""
+
+    def __init__(self, epsilon: float = 2.0, **options) -> None:
+        super().__init__(**options)
+        check_real("epsilon", epsilon, -1)
+        self.epsilon = epsilon
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        return poly1_loss(logits, target, self.epsilon, **self.options())
+
+    def extra_repr(self) -> str:
+        return f"epsilon={self.epsilon:g}, {super().extra_repr()}"
