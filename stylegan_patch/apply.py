@@ -26,17 +26,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fixes import fix, python_files
-from interface import Sources, distance, misfits, remarks
+from interface import (
+    LOOP,
+    LOSS,
+    ORIGINAL_LOSS,
+    TRAIN,
+    Refusal,
+    distance,
+    misfits,
+    parsed,
+    read_sources,
+    remarks,
+)
 
 HERE = Path(__file__).resolve().parent
-LOSS, ORIGINAL_LOSS = "training/loss.py", "training/loss_original.py"
-LOOP, TRAIN = "training/training_loop.py", "train.py"
 STORE = ".rooted-loss"
 OURS = "Part of rooted-loss."  # a line of both loss files' docstrings
-
-
-class Refusal(Exception):
-    """The one line a user gets instead of a change."""
 
 
 def digest(data):
@@ -76,40 +81,15 @@ def check_folder(root):
         raise Refusal(f"{root} is no clone of {names}: it has no {missing[0]}; give the folder of your clone")
 
 
-def parsed(data, name, root):
-    """Source text as a tree; raises Refusal for what is not Python 3."""
-    try:
-        return ast.parse(data)
-    except (SyntaxError, ValueError, RecursionError) as error:
-        raise Refusal(f"{root / name} cannot be read as Python: {error}") from None
-
-
-def read_sources(root, manifest):
-    """The clone's files that say how it uses its loss, parsed."""
-    original = root / STORE / "originals" / LOSS if LOSS in manifest else root / LOSS
-    try:
-        own = ast.parse(original.read_bytes())
-    except (SyntaxError, ValueError, RecursionError):
-        own = ast.Module([], [])  # it is to be replaced, so it need not work
-    others = {}
-    for path in sorted([*root.glob("*.py"), *(root / "training").glob("*.py")]):
-        name = path.relative_to(root).as_posix()
-        if name not in (LOSS, ORIGINAL_LOSS, LOOP, TRAIN) and path.is_file():
-            data = path.read_bytes()
-            if b"training.loss" in data or b"from .loss" in data:
-                others[name] = parsed(data, name, root)
-    loop, train = (parsed((root / name).read_bytes(), name, root) for name in (LOOP, TRAIN))
-    return Sources(loop=loop, train=train, loss=own, others=others)
-
-
 def recognise(root, manifest):
     """(`Flavour`, lines to report) of the clone; raises Refusal, with the reasons, where the loss does not fit."""
-    sources, now = read_sources(root, manifest), (root / LOSS).read_bytes()
+    sources = read_sources(root, root / STORE / "originals" / LOSS if LOSS in manifest else root / LOSS)
+    now = (root / LOSS).read_bytes()
     ours = {flavour: ast.parse((HERE / flavour.loss).read_bytes()) for flavour in FLAVOURS}
     flavour = min(FLAVOURS, key=lambda flavour: distance(ours[flavour], sources))
     tree, name = ours[flavour], f"stylegan_patch/{flavour.loss}"
     if why_keep(now, manifest.get(LOSS)):  # then what you made of it has to fit
-        tree, name = parsed(now, LOSS, root), LOSS
+        tree, name = parsed(root, LOSS), LOSS
     if reasons := misfits(tree, name, sources):
         undo = "; --revert undoes an earlier run" if manifest else ""
         raise Refusal(f"{root} is left as it is, the loss does not fit: {'; '.join(reasons)}{undo}")
@@ -270,8 +250,10 @@ def run(args):
     if changes:
         install(root, changes, manifest)
     state = f"{files} changed" if changes else "already installed, nothing changed"
+    first = "See to the lines above that say “look yourself”, then train as before"
+    train = first if any("look yourself" in line for line in report) else "Train as before"
     after = [
-        "Train as before: train.py now uses the rooted loss (k = 2). RLO_K=5 or RLO_LS=ce before the command",
+        f"{train}: train.py now uses the rooted loss (k = 2). RLO_K=5 or RLO_LS=ce before the command",
         f"choose otherwise. Undo: python {shlex.quote(sys.argv[0])} {shlex.quote(str(root))} --revert",
     ]
     return [f"{root}: {flavour.name}, {state}", *report, *after]

@@ -9,20 +9,74 @@ loss takes.
 import ast
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from arguments import CLASS, Passed, assignments, functions, last_name, strings, takes
 
+LOSS, ORIGINAL_LOSS = "training/loss.py", "training/loss_original.py"
+LOOP, TRAIN = "training/training_loop.py", "train.py"
 CONSTRUCT, STEP = "construct_class_by_name", "accumulate_gradients"
+
+
+class Refusal(Exception):
+    """The one line a user gets instead of a change."""
 
 
 @dataclass(frozen=True)
 class Sources:
     """The files of a clone that say how the loss is used, parsed."""
 
-    loop: ast.Module  # training/training_loop.py
+    loop: ast.Module  # training/training_loop.py, or the loops that train.py imports
     train: ast.Module  # train.py
     loss: ast.Module  # the clone's own training/loss.py
     others: dict  # name → ast.Module of every other file that may use training/loss.py
+    helpers: dict  # name → ast.Module of the files in torch_utils
+
+
+def parsed(root, name):
+    """A file of the clone as a syntax tree; raises Refusal for what is not Python 3."""
+    try:
+        return ast.parse((root / name).read_bytes())
+    except (SyntaxError, ValueError, RecursionError) as error:
+        raise Refusal(f"{root / name} cannot be read as Python: {error}") from None
+
+
+def read_sources(root, loss):
+    """:class:`Sources` of the clone whose own loss is the file `loss`; raises Refusal like :func:`parsed`."""
+    try:
+        own = ast.parse(loss.read_bytes())
+    except (SyntaxError, ValueError, RecursionError):
+        own = ast.Module([], [])  # it is to be replaced, so it need not work
+
+    def files(*patterns, holding):
+        """Trees of the files that hold one of some strings."""
+        names = sorted(p.relative_to(root).as_posix() for pattern in patterns for p in root.glob(pattern))
+        texts = {n: (root / n).read_bytes() for n in names if n not in (LOSS, ORIGINAL_LOSS, TRAIN)}
+        return {n: parsed(root, n) for n, text in texts.items() if any(h in text for h in holding)}
+
+    train = parsed(root, TRAIN)
+    loops = files("training/*.py", holding=[f".{STEP}(".encode()])
+    used = [tree for name, tree in loops.items() if Path(name).stem in imported(train, "training")]
+    loop = used or [parsed(root, LOOP)]
+    return Sources(
+        loop=ast.Module([statement for tree in loop for statement in tree.body], []),
+        train=train,
+        loss=own,
+        others=files("*.py", "training/*.py", holding=[b"training.loss", b"from .loss"]),
+        helpers=files("torch_utils/*.py", "torch_utils/ops/*.py", holding=[b""]),
+    )
+
+
+def imported(tree, package):
+    """Names of the modules of a package that a file imports."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level == 0:
+            if node.module == package:
+                yield from (alias.name for alias in node.names)
+            elif (node.module or "").startswith(f"{package}."):
+                yield node.module.split(".")[1]
+        elif isinstance(node, ast.Import):
+            yield from (a.name.split(".")[1] for a in node.names if a.name.startswith(f"{package}."))
 
 
 def attributes(tree):
@@ -36,13 +90,14 @@ def defined(tree):
     """Names that a file has at its top level."""
     names = set()
     for node in tree.body:
-        if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
-            names.add(node.name)
-        elif isinstance(node, (ast.Import, ast.ImportFrom)):
-            names |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
-        else:
-            stored = (n for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store))
-            names |= {n.id for n in stored}
+        scope = isinstance(node, (ast.ClassDef, ast.FunctionDef))
+        for inner in (node,) if scope else ast.walk(node):  # what `if` and `try` define counts
+            if isinstance(inner, (ast.ClassDef, ast.FunctionDef)):
+                names.add(inner.name)
+            elif isinstance(inner, (ast.Import, ast.ImportFrom)):
+                names |= {(alias.asname or alias.name).split(".")[0] for alias in inner.names}
+            elif isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Store):
+                names.add(inner.id)
     return names
 
 
@@ -105,6 +160,20 @@ def phases(sources):
             yield from (net + name.right.value for net in strings(name.left, (sources.loop,)) or ())
 
 
+def helpers_missing(loss, sources):
+    """What a loss file uses of the clone's torch_utils that is not there, as "torch_utils/misc.py: ddp_sync"."""
+    files = {
+        alias.asname or alias.name: f"{node.module.replace('.', '/')}/{alias.name}.py"
+        for node in loss.body
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "torch_utils"
+        for alias in node.names
+    }
+    nodes = [n for n in ast.walk(loss) if isinstance(n, ast.Attribute) and last_name(n.value) in files]
+    used = {(files[last_name(n.value)], n.attr) for n in nodes}
+    have = {file: defined(tree) for file, tree in sources.helpers.items()}
+    return {f"{file}: {name}" for file, name in used if not {name, "*"} & have.get(file, set())}
+
+
 def distance(loss, sources):
     """In how many argument names the loss file and the clone's loop differ."""
     made, steps, _ = uses(sources)
@@ -117,8 +186,8 @@ def misfits(loss, name, sources):
     made, steps, asked = uses(sources)
     if not all(takes(loss, method) for method in ("__init__", STEP)):
         return [f"{name} has no {CLASS} with __init__ and {STEP}"]
-    found = [] if made else [f"its training_loop.py has no `loss = {CONSTRUCT}(…, **loss_kwargs)`"]
-    found += [] if steps else [f"its training_loop.py never calls {STEP}"]
+    found = [] if made else [f"its loop has no `loss = {CONSTRUCT}(…, **loss_kwargs)`"]
+    found += [] if steps else [f"its loop never calls {STEP}"]
     for passed in made:
         classes = passed.values.pop("class_name", [])
         found += clashes("the loss is constructed", loss, name, "__init__", passed, sources)
@@ -126,16 +195,18 @@ def misfits(loss, name, sources):
     for passed in steps:
         found += clashes(f"{STEP} is called", loss, name, STEP, passed, sources)
     if lacking := asked - attributes(loss):
-        found.append(f"its training_loop.py uses {listed(lacking)} of the loss, which {name} does not have")
-    users = {"training_loop.py": sources.loop, "train.py": sources.train, **sources.others}
+        found.append(f"its loop uses {listed(lacking)} of the loss, which {name} does not have")
+    users = {"train.py": sources.train, **sources.others}
     for user, tree in users.items():
         if lacking := wanted(tree) - defined(loss):
             lacks = f"{listed(lacking)}, which {name} does not have"
             found.append(f"its {user} asks training/loss.py for {lacks}")
+    if missing := helpers_missing(loss, sources):
+        found.append(f"{name} needs what its torch_utils lacks ({listed(missing)})")
     pairs = [pair for node in loss.body for pair in assignments(node)]
     known = next((ast.literal_eval(value) for target, value in pairs if last_name(target) == "PHASES"), ())
     if known and (strange := set(phases(sources)) - set(known)):
-        found.append(f"its training_loop.py has phases called {listed(strange)}, which {name} does not know")
+        found.append(f"its loop has phases called {listed(strange)}, which {name} does not know")
     return list(dict.fromkeys(found))
 
 

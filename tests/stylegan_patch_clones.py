@@ -6,7 +6,8 @@ from pathlib import Path
 
 PATCH = Path(__file__).resolve().parent.parent / "stylegan_patch"
 COMMON = {
-    "torch_utils/misc.py": "class InfiniteSampler(torch.utils.data.Sampler):\n"
+    "torch_utils/misc.py": "def ddp_sync(module, sync): pass\n"
+    "class InfiniteSampler(torch.utils.data.Sampler):\n"
     "    def __init__(self, dataset):\n        super().__init__(dataset)\n        self.dataset = dataset\n",
     "torch_utils/custom_ops.py": "import importlib\ndef get(module_name, again):\n    if again:\n"
     "        torch.utils.cpp_extension.load(name=module_name)\n    else:\n"
@@ -20,6 +21,9 @@ COMMON = {
     "    hi = np.percentile(d, 99, interpolation='higher')\n    return lo, hi\n",
     "train.py": "args.loss_kwargs = dnnlib.EasyDict(class_name='training.loss.StyleGAN2Loss', r1_gamma=10)\n"
     "args.loss_kwargs.pl_weight = 0\nargs.G = dict(betas=[0,0.99])\nargs.D = dict(betas=[0,0.99])\n",
+    "torch_utils/training_stats.py": "def report(name, value): pass\n",
+    "torch_utils/ops/conv2d_gradfix.py": "def no_weight_gradients(disable=True): pass\n",
+    "torch_utils/ops/upfirdn2d.py": "def filter2d(x, f): pass\n",
     "README.md": "not to be touched\n",
 }
 PHASES = (
@@ -62,7 +66,8 @@ MINIATURES = {
         + PHASES
         + "        loss.accumulate_gradients(phase=phase.name, real_img=x, real_c=c, gen_z=z, gen_c=d, "
         "gain=phase.interval, cur_nimg=cur_nimg)\n",
-        "torch_utils/ops/conv2d_gradfix.py": "from pkg_resources import parse_version\n",
+        "torch_utils/ops/conv2d_gradfix.py": "from pkg_resources import parse_version\n"
+        "def no_weight_gradients(disable=True): pass\n",
         "torch_utils/ops/grid_sample_gradfix.py": "from pkg_resources import parse_version\n",
     },
 }

@@ -198,12 +198,16 @@ def test_a_trouble_written_another_way_is_left_alone_and_reported(apply, clone, 
     assert path.read_bytes() == before
 
 
-def test_a_clone_that_needs_no_fixes_gets_the_loss_only(apply, clone, capsys):
-    for name in MINIATURES["stylegan3"].keys() | MINIATURES["stylegan2-ada-pytorch"].keys():
-        if not name.startswith("training/") and (clone / name).exists():
-            (clone / name).write_text("")
+def test_a_clone_that_needs_no_fixes_gets_the_loss_only(apply, clone, kind, tmp_path, capsys):
     assert apply.main([str(clone)]) == 0
-    assert "1 file changed" in capsys.readouterr().out
+    fixed = build(tmp_path / "fixed", kind)
+    for name in MINIATURES[kind]:
+        if not name.startswith("training/"):
+            (fixed / name).write_bytes((clone / name).read_bytes())
+    capsys.readouterr()
+    assert apply.main([str(fixed)]) == 0
+    out = capsys.readouterr().out
+    assert "1 file changed" in out and "\nfix " not in out and "\nkeep" not in out
 
 
 @pytest.mark.parametrize("at", range(24))

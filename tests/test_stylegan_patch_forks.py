@@ -4,6 +4,7 @@ import pytest
 from stylegan_patch_clones import PATCH, assert_refused, build, contents, load_apply
 
 LOOP, TRAIN, LOSS = "training/training_loop.py", "train.py", "training/loss.py"
+MISC = "torch_utils/misc.py"
 ADA, SG3 = "stylegan2-ada-pytorch", "stylegan3"
 # The fork's kind; {file: (text of the published clone, text of the fork)}; what the refusal must name.
 REFUSED = {
@@ -78,12 +79,12 @@ REFUSED = {
     "another method": (
         SG3,
         {LOOP: ("loss.accumulate_gradients(", "loss.backward_phase(")},
-        ["its training_loop.py never calls accumulate_gradients", "uses backward_phase of the loss"],
+        ["its loop never calls accumulate_gradients", "uses backward_phase of the loss"],
     ),
     "a second method": (
         SG3,
         {LOOP: ("    for phase in phases", "    loss.set_kimg(0)\n    for phase in phases")},
-        ["its training_loop.py uses set_kimg of the loss, which"],
+        ["its loop uses set_kimg of the loss, which"],
     ),
     "a loss that is a module": (
         SG3,
@@ -98,7 +99,7 @@ REFUSED = {
                 "build_loss(G, D)",
             )
         },
-        ["its training_loop.py has no `loss = construct_class_by_name(…, **loss_kwargs)`"],
+        ["its loop has no `loss = construct_class_by_name(…, **loss_kwargs)`"],
     ),
     "another class of training/loss.py": (
         SG3,
@@ -122,6 +123,11 @@ REFUSED = {
         ADA,
         {LOOP: ("('D', D, b, 16)]", "('D', D, b, 16), ('E', E, c, 1)]")},
         ["phases called Emain and Ereg, which stylegan_patch/loss.py does not know"],
+    ),
+    "a helper that is gone": (
+        ADA,
+        {MISC: ("def ddp_sync", "def ddp_synchronise")},
+        ["stylegan_patch/loss.py needs what its torch_utils lacks (torch_utils/misc.py: ddp_sync)"],
     ),
     "a loop that is no Python 3": (
         ADA,
@@ -169,6 +175,16 @@ FITTING = {
     "an option of the loss that nothing sets": (ADA, {LOSS: ("pl_weight=2", "pl_weight=2, top_k=False")}),
     "a loss that is broken": (SG3, {LOSS: ("class Loss:", "class Loss(:")}),
     "the published one": (SG3, {}),
+    "a sampler that is fixed already": (SG3, {MISC: ("__init__(dataset)", "__init__()")}),
+    "helpers by another way": (
+        ADA,
+        {
+            MISC: (
+                "def ddp_sync",
+                "try:\n    from fast import ddp_sync\nexcept ImportError:\n    def ddp_sync",
+            )
+        },
+    ),
     "Windows line ends": (ADA, None),
 }
 
@@ -259,6 +275,20 @@ def test_files_that_build_on_the_loss_are_checked_or_named(apply, tmp_path, caps
     assert apply.main([str(root)]) == 0
 
 
+def test_the_loop_that_train_py_imports_is_the_one_that_counts(apply, tmp_path, capsys):
+    root = build(tmp_path / "fork", ADA)
+    published = (root / LOOP).read_text()
+    (root / LOOP).write_text(published.replace("loss.accumulate_gradients", "loss.unused_method"))
+    (root / "training/loop_two.py").write_text(published)
+    assert_refused(apply, capsys, root, says="never calls accumulate_gradients")
+    train = (root / TRAIN).read_text()
+    (root / TRAIN).write_text("from training import loop_two\n" + train)
+    assert apply.main([str(root)]) == 0
+    capsys.readouterr()
+    (root / "training/loop_two.py").write_text(published.replace("gain=gain", "gain=gain, mask=mask"))
+    assert_refused(apply, capsys, root, says="accumulate_gradients is called with mask, which")
+
+
 FIXED = {  # code in some file of a fork; what it becomes, None: left alone and reported, the same: nothing to do
     "from pkg_resources import parse_version  # versions\r\n": "from torch.torch_version import TorchVersion "
     "as parse_version  # versions\r\n",
@@ -309,6 +339,7 @@ def test_a_fix_finds_its_trouble_in_any_file_of_any_fork(apply, tmp_path, capsys
         assert (root / name).read_bytes().decode() == (code if fixed is None else fixed)
         assert (f"keep  {name}: written another way" in out) == (fixed is None)
         assert (f"fix   {name}: " in out) == (fixed not in (None, code))
+    assert "See to the lines above that say “look yourself”, then train as before" in out
     assert (root / "latin.py").read_bytes().startswith(b"# \xe9\nstrtobool = lambda")
     assert all(f"{folder}/code.py" not in out for folder in ("hidden", "venv", "other", "patch"))
     assert apply.main([str(root)]) == 0 and "nothing changed" in capsys.readouterr().out
