@@ -14,7 +14,6 @@ the same command again, or --revert. Needs nothing but Python. Exit code 2: noth
 """
 
 import argparse
-import ast
 import difflib
 import hashlib
 import json
@@ -37,6 +36,7 @@ from interface import (
     parsed,
     read_sources,
     remarks,
+    tree_of,
 )
 
 HERE = Path(__file__).resolve().parent
@@ -85,7 +85,7 @@ def recognise(root, manifest):
     """(`Flavour`, lines to report) of the clone; raises Refusal, with the reasons, where the loss does not fit."""
     sources = read_sources(root, root / STORE / "originals" / LOSS if LOSS in manifest else root / LOSS)
     now = (root / LOSS).read_bytes()
-    ours = {flavour: ast.parse((HERE / flavour.loss).read_bytes()) for flavour in FLAVOURS}
+    ours = {flavour: tree_of(HERE / flavour.loss) for flavour in FLAVOURS}
     flavour = min(FLAVOURS, key=lambda flavour: distance(ours[flavour], sources))
     tree, name = ours[flavour], f"stylegan_patch/{flavour.loss}"
     if why_keep(now, manifest.get(LOSS)):  # then what you made of it has to fit
@@ -292,7 +292,9 @@ def parse_args(argv=None):
 
 def main(argv=None):
     try:
-        print("\n".join(run(parse_args(argv))))
+        print("\n".join(run(parse_args(argv))), flush=True)
+    except BrokenPipeError:  # `| head`: what was asked for is done, only nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (Refusal, OSError) as error:
         print(f"apply.py: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

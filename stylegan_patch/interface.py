@@ -8,6 +8,7 @@ loss takes.
 
 import ast
 import re
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,10 +34,17 @@ class Sources:
     helpers: dict  # name → ast.Module of the files in torch_utils
 
 
+def tree_of(path):
+    """A Python file as a syntax tree, without the warnings that its strings may deserve."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return ast.parse(path.read_bytes())
+
+
 def parsed(root, name):
     """A file of the clone as a syntax tree; raises Refusal for what is not Python 3."""
     try:
-        return ast.parse((root / name).read_bytes())
+        return tree_of(root / name)
     except (SyntaxError, ValueError, RecursionError) as error:
         raise Refusal(f"{root / name} cannot be read as Python: {error}") from None
 
@@ -44,7 +52,7 @@ def parsed(root, name):
 def read_sources(root, loss):
     """:class:`Sources` of the clone whose own loss is the file `loss`; raises Refusal like :func:`parsed`."""
     try:
-        own = ast.parse(loss.read_bytes())
+        own = tree_of(loss)
     except (SyntaxError, ValueError, RecursionError):
         own = ast.Module([], [])  # it is to be replaced, so it need not work
 

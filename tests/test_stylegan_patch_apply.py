@@ -298,3 +298,12 @@ def test_the_command_line_explains_itself_and_ends_in_one_line_on_a_mistake(tmp_
     wrong = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, timeout=60)
     assert wrong.returncode == 2 and wrong.stdout == ""
     assert wrong.stderr.startswith("apply.py: ") and wrong.stderr.count("\n") == 1
+
+
+def test_a_reader_that_leaves_early_is_no_error(tmp_path):
+    clone = build(tmp_path / "clone", "stylegan3")
+    command = [sys.executable, str(PATCH / "apply.py"), str(clone)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        run.stdout.close()
+        assert (run.stderr.read(), run.wait(timeout=60)) == ("", 0)
+    assert (clone / "training/loss.py").read_bytes() == (PATCH / "stylegan3_loss.py").read_bytes()

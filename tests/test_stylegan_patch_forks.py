@@ -189,6 +189,14 @@ FITTING = {
 }
 
 
+@pytest.mark.filterwarnings("error")
+def test_odd_strings_in_a_fork_print_no_warning(apply, tmp_path, capsys):
+    root = build(tmp_path / "fork", ADA)
+    (root / TRAIN).write_text((root / TRAIN).read_text() + 'pattern = "\\d"\n')
+    assert apply.main([str(root), "--dry-run"]) == 0
+    assert capsys.readouterr().err == ""
+
+
 @pytest.fixture
 def apply(monkeypatch):
     return load_apply(monkeypatch)
