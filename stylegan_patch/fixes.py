@@ -25,7 +25,7 @@ FLAGS = re.ASCII | re.MULTILINE | re.DOTALL
 # A class derived from torch's Sampler, up to an argument of its super().__init__ call.
 SAMPLER = (
     r"(^class \w+\((?:[\w.]+\.)?Sampler(?:\[\w+\])?\):(?:(?!^\S).)*?\bsuper\([^()]*\)\.__init__\()"
-    r"\s*[^()\s][^()]*(?=\))"
+    r"\s*[^()\s](?:[^()]|\([^()]*\))*(?=\))"
 )
 PERCENTILE = (
     r"(\b(?:np|numpy)\.(?:nan)?(?:percentile|quantile)\((?:[^()]|\([^()]*\))*?\b)interpolation(?=\s*=)"

@@ -1,6 +1,6 @@
 """The GAN patch in real clones: STYLEGAN2_ADA_DIR, STYLEGAN3_DIR name them; without, these are skipped.
 
-Every test works on a copy. The clones import requests, psutil and click.
+Every test works on a copy. The clones import requests, psutil, click and imageio.
 """
 
 import json

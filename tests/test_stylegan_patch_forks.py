@@ -315,6 +315,8 @@ FIXED = {  # code in some file of a fork; what it becomes, None: left alone and 
     "class M(torch.nn.Module):\n    def __init__(self, d):\n        super().__init__(d)\n",
     'hi = numpy.nanpercentile(\n    f(d),\n    99,\n    interpolation="higher",\n)\n': "hi = numpy.nanpercentile(\n"
     '    f(d),\n    99,\n    method="higher",\n)\n',
+    "class S(data.Sampler):\n    def __init__(self, d):\n        super().__init__(list(d))\n": "class S("
+    "data.Sampler):\n    def __init__(self, d):\n        super().__init__()\n",
     "torch.quantile(x, 0.5, interpolation='lower')\n": "torch.quantile(x, 0.5, interpolation='lower')\n",
     "resize(x, interpolation='bilinear')\n": "resize(x, interpolation='bilinear')\n",
     "s, _ = linalg.sqrtm(\n    a.dot(b), disp=False,\n)\n": "s = linalg.sqrtm(\n    a.dot(b))\n",
