@@ -201,9 +201,10 @@ def build(args, typed, world, stop, known_data=None):
         counts = torch.tensor(data.class_counts, dtype=torch.float32)
         weight = counts.sum() / (len(counts) * counts)
     smoothing = {"label_smoothing": args.label_smoothing} if args.label_smoothing else {}
-    loss = build_loss(args.loss, **loss_options, **smoothing, weight=weight).to(world.device)
+    loss = build_loss(args.loss, **loss_options, **smoothing, weight=weight)
     if args.k_end:
-        loss.anneal(args.k)
+        loss.anneal(info.loss_options["k"] if info and args.eval_only else args.k)
+    loss.to(world.device)
 
     net = build_model(
         args.net, data.num_classes, data.image_size, args.patch, args.dimhead,
@@ -274,13 +275,13 @@ def start(job, path, directory):
     """From where the run stands: its checkpoint, or the beginning."""
     from engine.checkpoint import seed_everything
     from engine.saver import Saver
-    from models import save_safetensors
+    from models import ModelInfo, save_safetensors
 
     args = job.args
 
     def publish(best, content):
-        save_safetensors(best.with_name(best.name.replace("best", "model")).with_suffix(".safetensors"),
-                         content["model"], job.info)  # fmt: skip
+        path = best.with_name(best.name.replace("best", "model")).with_suffix(".safetensors")
+        save_safetensors(path, content["model"], ModelInfo.from_dict(content["info"]))
 
     job.saver = Saver(path, job.trainer, job.info.to_dict(), args.save_every, publish)
     seed_everything(args.seed, job.world.rank)  # dropout draws other numbers in every process
@@ -296,12 +297,19 @@ def run_epochs(job, directory):
     """Train, test and write a row, epoch after epoch, until the steps are done."""
     args, progress, trainer, world = job.args, job.progress, job.trainer, job.world
     chooser = "val" if job.data.val else "test"
-    while progress.step < job.total_steps or progress.batch:  # batch: of an epoch that has no row yet
-        if args.patience and progress.epoch - progress.best_epoch >= args.patience and not progress.batch:
-            job.say(f"no better accuracy in {args.patience} epochs: --patience ends the run")
-            break
+
+    def is_over():
+        """All steps done, or no better accuracy for too long; batch: of an epoch that has no row yet."""
+        too_long = args.patience and progress.epoch - progress.best_epoch >= args.patience
+        return not progress.batch and (progress.step == job.total_steps or too_long)
+
+    while not is_over():
         train_loss, train_acc, images = train_one_epoch(job)
         train_seconds = progress.seconds
+        if args.k_end:  # best.pt names the loss as it is by now
+            job.info.loss_options = {"k": float(trainer.loss.k), "m": float(trainer.loss.m)}
+            job.info.logit_scale = trainer.loss.logit_scale
+            job.saver.info = job.info.to_dict()
         began = time.perf_counter()
         scores = evaluate(job, job.data.val or job.data.test)
         row = {
@@ -329,7 +337,8 @@ def run_epochs(job, directory):
             progress.epoch, progress.batch, progress.seconds = progress.epoch + 1, 0, 0.0
             trainer.meter.reset()
         # Rows without a checkpoint could not be continued: the first row has one.
-        due = job.saver.due(progress.step) or progress.step == job.total_steps or not job.saver.has_saved
+        ended = is_over() or progress.step == job.total_steps  # --max-steps may end within an epoch
+        due = job.saver.due(progress.step) or ended or not job.saver.has_saved
         stopping, saving = world.any(job.stop.requested, due)
         if stopping or saving:
             job.saver.save(progress)
@@ -337,8 +346,10 @@ def run_epochs(job, directory):
             directory.record(progress.rows)
         if stopping:
             leave(job)
-        if progress.step == job.total_steps:
-            break  # --max-steps may end within an epoch
+        if ended:
+            break
+    if progress.step < job.total_steps:
+        job.say(f"no better accuracy in {args.patience} epochs: --patience ends the run")
 
 
 def train_one_epoch(job):
@@ -362,9 +373,12 @@ def train_one_epoch(job):
     bad_step, stopping = NEVER, False
 
     def rate(step):
+        """The learning rate of a step; moves k to its place too."""
+        if k_at:
+            trainer.loss.anneal(k_at(step / max(1, job.total_steps - 1)))
         return learning_rate(step, args.lr, job.total_steps, warmup_steps)
 
-    set_learning_rate(trainer.optimizer, rate(max(0, progress.step - 1)))  # of the row, if no step is left
+    set_learning_rate(trainer.optimizer, rate(max(0, progress.step - 1)))  # for the row, if no step is left
     trainer.train_mode()
     # A run that was stopped after the last step of an epoch has no batch left, only the row to write.
     batches.set_epoch(progress.epoch, progress.batch if progress.step < job.total_steps else len(batches))
@@ -375,8 +389,6 @@ def train_one_epoch(job):
     began = time.perf_counter() - progress.seconds
     for images, labels in batches:
         step = progress.step
-        if k_at:
-            trainer.loss.anneal(k_at(step / max(1, job.total_steps - 1)))
         images, target = mix(images, labels, step) if mix else (images, labels)
         whole_batch = min(args.bs, batches.num_samples - progress.batch * args.bs)
         trainer.step(images, labels, target, step + 1, rate(step), whole_batch)
@@ -442,10 +454,13 @@ def evaluate(job, batches, averaged=False, keep=False):
 def test(job, path):
     """Test the best weights for the report: the only look at the test set where a validation set chose."""
     from engine.report import write_report
-    from models import load_checkpoint
+    from models import load_checkpoint, read_info
 
     if job.saver is not None and (path / "best.pt").exists():
         load_checkpoint(job.trainer.net, path / "best.pt", new_head=False)
+        job.info = read_info(path / "best.pt")
+        if job.args.k_end:
+            job.trainer.loss.anneal(job.info.loss_options["k"])
     scores = evaluate(job, job.data.test, keep=True)
     if path and job.world.is_main:
         logits, labels = job.outputs

@@ -25,7 +25,7 @@ from engine.cli import number
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def main():
+def parse_args(argv=None):
     p = measure.parser("bench_predict.py", __doc__)
     p.add_argument("--images", type=number(int, 100, 10**6), default=10_000, metavar="N", help="how many")
     p.add_argument("--net", default="resnet20", metavar="NAME", help="the net")
@@ -33,7 +33,11 @@ def main():
     p.add_argument(
         "--rounds", type=number(int, 1, 100), default=3, metavar="N", help="turns; the best counts"
     )
-    args = p.parse_args()
+    return p.parse_args(argv)
+
+
+def main(argv=None):
+    args = parse_args(argv)
     device = measure.prepare(args, "bench_predict.py")
     os.environ["OMP_NUM_THREADS"] = str(args.threads or 1)
     with tempfile.TemporaryDirectory() as folder:

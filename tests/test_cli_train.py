@@ -1,6 +1,7 @@
 """train.py as it is used: every family of nets, every loss, the flags, the files, the mistakes."""
 
 import csv
+import itertools
 import json
 import signal
 import subprocess
@@ -23,7 +24,7 @@ FAMILIES = {
     "ViT": ["--dimhead", "64"],
     "vit_tiny": ["--dimhead", "64", "--patch", "2"],
     "CaiT": ["--dimhead", "64"],
-    "swin_tiny": ["--size", "32"],
+    "swin_tiny": ["--size", "32", "--opt", "sgd"],
     "timm:resnet10t": ["--size", "32"],
 }
 
@@ -69,9 +70,18 @@ def image_folder(tmp_path):
 # --- what it trains -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("net", FAMILIES)
-@pytest.mark.parametrize("loss", ["root", "rlo", "ce", "focal"])
-def test_every_family_trains_two_steps_with_every_loss(here, net, loss, capsys):
+@pytest.mark.parametrize(
+    "net,loss",
+    [
+        (net, loss)
+        for net, loss, _ in zip(
+            itertools.cycle(FAMILIES),
+            itertools.cycle(losses.loss_names()),
+            range(max(len(FAMILIES), len(losses.loss_names()))),
+        )
+    ],
+)
+def test_every_family_and_every_loss_train_two_steps(here, net, loss, capsys):
     flags = ["--dataset", "digits", "--net", net, "--loss", loss, "--bs", 16, "--max-steps", 2]
     assert run_main(*flags, *FAMILIES[net], "--run-name", "run") == 0
     (row,) = rows_of(here / "runs" / "run")
@@ -178,18 +188,56 @@ def test_two_processes_follow_one(tmp_path):
     script = tmp_path / "train_without_dropout.py"
     script.write_text(WITHOUT_DROPOUT)
     flags = (
-        "--dataset digits --net vit_tiny --dimhead 64 --bs 100 --epochs 1 --noaug --opt sgd --lr 0.01".split()
-    )
+        "--dataset digits --net vit_tiny --dimhead 64 --bs 100 --epochs 1 --noaug --opt sgd --lr 0.01 "
+        "--mixup 0.4 --cutmix 1 --ema 0.9 --val-split 0.1"
+    ).split()
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     for name, launcher in (("one", []), ("two", torchrun)):
         command = [sys.executable, *launcher, str(script), *flags, "--out", str(tmp_path), "--run-name", name]
         subprocess.run(command, check=True, env=environment(), timeout=300)
-    one, two = (torch.load(tmp_path / r / "last.pt", weights_only=True)["model"] for r in ("one", "two"))
-    for name in one:
-        torch.testing.assert_close(two[name], one[name], rtol=0, atol=1e-5)
+    states = [torch.load(tmp_path / r / "last.pt", weights_only=True) for r in ("one", "two")]
+    for one, two in (
+        [state["model"] for state in states],
+        [state["averaged"] for state in states],
+    ):
+        for name in one:
+            torch.testing.assert_close(two[name], one[name], rtol=0, atol=1e-5)
     (row_one,), (row_two,) = (rows_of(tmp_path / r) for r in ("one", "two"))
     assert float(row_one["train_loss"]) == pytest.approx(float(row_two["train_loss"]), abs=1e-4)
-    assert row_one["test_acc"] == row_two["test_acc"]
+    assert row_one["val_acc"] == row_two["val_acc"] and row_one["ema_acc"] == row_two["ema_acc"]
+
+
+def test_a_moving_root_is_what_best_pt_and_a_later_test_know(here, capsys):
+    """--k-end: 1/k goes linearly from 1/1000 to 1/1.5, and m/k stays."""
+    flags = "--dataset digits --net resnet20 --bs 512 --epochs 2 --k 1000 --m 500 --k-end 1.5 --run-name run"
+    assert run_main(*flags.split()) == 0
+    best = torch.load(here / "runs" / "run" / "best.pt", weights_only=True)
+    last_step, steps = 3 * best["epoch"] - 1, 6
+    k = 1 / (1 / 1000 + (1 / 1.5 - 1 / 1000) * last_step / (steps - 1))
+    assert best["info"]["loss_options"] == {
+        "k": pytest.approx(k, rel=1e-4),
+        "m": pytest.approx(k / 2, rel=1e-4),
+    }
+    assert best["info"]["logit_scale"] == pytest.approx(1 - 1 / k, rel=1e-4)
+    row = rows_of(here / "runs" / "run")[best["epoch"] - 1]
+    capsys.readouterr()
+    assert run_main("--resume", "runs/run", "--eval-only") == 0
+    assert f"test loss {float(row['test_loss']):.4f}" in capsys.readouterr().out
+    report = json.loads((here / "runs" / "run" / "report.json").read_text())
+    assert report["nll_corrected"] == pytest.approx(float(row["test_nll_corrected"]), rel=1e-3)
+
+
+def test_patience_ends_a_run_that_resumes_to_nothing_more(here, capsys):
+    flags = (
+        "--dataset digits --net resnet20 --bs 512 --epochs 9 --lr 1e-30 --patience 2 --run-name run".split()
+    )
+    assert run_main(*flags) == 0
+    assert len(rows_of(here / "runs" / "run")) == 3
+    assert "no better accuracy in 2 epochs: --patience ends the run" in capsys.readouterr().out
+    before = (here / "runs" / "run" / "last.pt").read_bytes()
+    assert run_main("--resume", "runs/run") == 0
+    assert (here / "runs" / "run" / "last.pt").read_bytes() == before
+    assert len(rows_of(here / "runs" / "run")) == 3
 
 
 # --- help, lists, mistakes ------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import regression
 import sweep
 import train
 from data.registry import resolve
+from flags import export_parser, predict_parser
 
 ROOT = Path(__file__).resolve().parent.parent
 # No packages: files that are copied from one, and programs in the other.
@@ -20,17 +21,23 @@ sys.path += [str(ROOT / "stylegan_patch"), str(ROOT / "benchmarks")]
 
 import apply  # noqa: E402
 import bench_data  # noqa: E402
+import bench_lm  # noqa: E402
 import bench_losses  # noqa: E402
+import bench_predict  # noqa: E402
 import bench_train  # noqa: E402
 
 PARSERS = {
     "train.py": train.parse_args,
     "regression.py": regression.parse_args,
     "compare.py": compare.parse_args,
+    "export.py": export_parser().parse_args,
+    "predict.py": predict_parser().parse_args,
     "sweep.py": lambda words: sweep.make_jobs(sweep.parse_args(words)),
     "stylegan_patch/apply.py": apply.parse_args,
     "benchmarks/bench_data.py": bench_data.parse_args,
+    "benchmarks/bench_lm.py": bench_lm.parse_args,
     "benchmarks/bench_losses.py": bench_losses.parse_args,
+    "benchmarks/bench_predict.py": bench_predict.parse_args,
     "benchmarks/bench_train.py": bench_train.parse_args,
 }
 OURS = re.compile(rf"^(?:(?:\.venv/bin/)?python|torchrun(?: --\S+)*) ({'|'.join(PARSERS)})\b(.*)")
