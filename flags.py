@@ -7,7 +7,8 @@ of their registries. A program's own docstring is its description and its exampl
 from argparse import ArgumentTypeError
 
 import logreg
-from data import list_datasets
+from common import UserError
+from data import canonical_name, list_datasets
 from engine.cli import Parser, interval, number
 from engine.optim import OPTIMIZERS
 from losses import loss_names, loss_parameters
@@ -25,6 +26,7 @@ FREE_ON_RESUME = {
 
 # Flags that are parameters of a loss; those of None have the default of the loss that is chosen.
 OF_THE_LOSS = ("k", "m", "alpha", "beta", "gamma", "epsilon")
+DEFAULT_BASELINE = "loss=ce"
 
 share = number(float, 0, 1, below=True)
 
@@ -142,6 +144,14 @@ def train_parser(documentation: str = "Train an image classifier.\n\npython trai
     run("--wandb", action="store_true", help="log to Weights & Biases too (pip install wandb)")
     # fmt: on
     return parser
+
+
+def one_name(dataset: object) -> object:
+    """One spelling of a --dataset: ``folder:x``, ``folder:x/`` and the absolute path are the same."""
+    try:
+        return canonical_name(dataset) if isinstance(dataset, str) else dataset
+    except UserError:  # a data set that is no more
+        return dataset
 
 
 def separator(text: str) -> str:
@@ -263,4 +273,81 @@ def export_parser(documentation: str = "Export.\n\npython export.py") -> Parser:
         help="image files or folders to compare both nets on (default: those of the folder that the run was "
         "trained on, if it is there, else random ones)",
     )
+    return parser
+
+
+def compare_parser(documentation: str = "Compare.\n\npython compare.py") -> Parser:
+    """compare.py's flags."""
+    parser = Parser("compare.py", documentation)
+    add = parser.add_argument
+    # fmt: off
+    add("runs", nargs="+", metavar="RUN_DIR", help="run directories, or folders that hold some")
+    add("--out", required=True, metavar="DIR", help="where table.md, .csv, .tex and the pictures go")
+    add("--baseline", default=DEFAULT_BASELINE, metavar="FLAG=VALUE[,…]",
+        help="what to change in a group's flags to find what it is compared with")
+    add("--target", type=number(float, 0, 100), nargs="+", metavar="ACC",
+        help="accuracies in percent to be reached (default: 90, 95 and 99 %% of the last accuracy of "
+        "the best group with the same data and net)")
+    add("--format", choices=("png", "pdf", "svg"), default="png", help="of the pictures")
+    # fmt: on
+    return parser
+
+
+# Flags of train.py that a sweep sets for every run, or never.
+SET_BY_SWEEP = {"out", "run_name", "resume", "eval_only", "list_nets", "quick"}
+# Loops of a sweep nest in this order, the last one turns fastest; all other flags come before them.
+FASTEST = ("dataset", "net", "label-noise", "opt", "lr", "loss", "k", "m")
+
+
+def grid_flags() -> dict[str, bool]:
+    """Flags of train.py that may have several values in a sweep, without their dashes, in the order of its loops.
+
+    The value says whether it is a switch, which takes ``on`` and ``off``.
+    """
+    found = {}
+    for action in train_parser()._actions:
+        is_switch = action.nargs == 0 and action.const is True
+        if (action.nargs is None or is_switch) and action.dest not in SET_BY_SWEEP:
+            found[action.option_strings[0].removeprefix("--")] = is_switch
+    return {name: found[name] for name in (*sorted(found.keys() - set(FASTEST)), *FASTEST)}
+
+
+def key_value(text: str) -> tuple[str, str]:
+    """An argparse type: ``partition=gpu``."""
+    name, equals, value = text.partition("=")
+    name = name.strip().lstrip("-")
+    if not (name and equals and value) or not f"{name}{value}".isprintable():
+        raise ArgumentTypeError(f"must be key=value, like partition=gpu, got {text!r}")
+    return name, value
+
+
+def sweep_parser(documentation: str = "Sweep.\n\npython sweep.py") -> Parser:
+    """sweep.py's flags: each of train.py's with one value or several, and its own."""
+    parser = Parser("sweep.py", documentation)
+    why = "m scales the loss, and Adam divides the gradient's scale out again: its runs would be the same"
+    helps = {
+        "k": "of root and rlo; other losses run once",
+        "m": f"likewise; several need --opt sgd: {why}",
+        "k-end": "of root; other losses run once",
+    }
+    # fmt: off
+    grid = parser.add_argument_group("the grid: one value or several of a flag of train.py").add_argument
+    for name, is_switch in grid_flags().items():
+        if is_switch:
+            grid(f"--{name}", nargs="*", choices=("on", "off"), metavar="on|off", help="as in train.py")
+        else:
+            grid(f"--{name}", nargs="+", metavar="V", help=helps.get(name, "as in train.py"))
+    add = parser.add_argument_group("the sweep").add_argument
+    add("--sweep-m-under-adam", action="store_true", help="several --m all the same")
+    add("--out", default="./runs", metavar="DIR", help="where the run directories and their logs are")
+    add("--jobs", type=number(int, 1, 1024), default=1, metavar="N",
+        help="runs at a time, which share the cores unless OMP_NUM_THREADS is set")
+    add("--launcher", choices=("here", "submitit"), default="here",
+        help="here: on this machine; submitit: one Slurm array with a task a run (pip install submitit)")
+    add("--slurm", type=key_value, nargs="+", default=[], metavar="KEY=VALUE",
+        help="any option of sbatch, as time=240 partition=gpu gpus_per_node=1 array_parallelism=8; "
+        "cluster=local tries the array on this machine, all runs at once")
+    add("--dry-run", action="store_true", help="print the commands, and run nothing")
+    add("--lines", metavar="FILE", help="write a command a line to FILE, and run nothing")
+    # fmt: on
     return parser

@@ -1,8 +1,10 @@
 #!/usr/bin/env python
-"""Run train.py over a grid of losses, k, m, seeds and more: what is missing starts, what was stopped goes on.
+"""Run train.py over a grid of losses, k, m, seeds and more: what is missing starts, what was stopped continues.
 
 python sweep.py --loss ce root rlo --k 2 3 8 --seed 0 1 2 -- --dataset digits --net resnet18 --epochs 10
 python sweep.py --loss root --k 1.5 3 --label-noise 0 0.4 --dry-run -- --net vit_tiny
+python sweep.py --noaug off on --seed 0 1 2 --jobs 2 -- --dataset cifar10
+python sweep.py --loss ce root --seed 0 1 2 --launcher submitit --slurm time=240 gpus_per_node=1 -- --dataset cifar10
 python sweep.py --loss ce root --seed 0 1 2 --lines lines.txt -- --dataset cifar10
 xargs -d '\\n' -n 1 -P 4 sh -c < lines.txt                      one line a run, for any cluster
 sbatch --array=1-6 --wrap 'sh -c "$(sed -n ${SLURM_ARRAY_TASK_ID}p lines.txt)"'
@@ -20,21 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common import UserError, write_atomically
-from engine.cli import Parser, number, one_line_errors
-from engine.run_directory import RunDirectory, run_name
-from flags import OF_THE_LOSS, parse_train, train_parser
+from engine.cli import one_line_errors
+from engine.run_directory import RunDirectory, is_finished, run_name
+from flags import OF_THE_LOSS, SET_BY_SWEEP, grid_flags, one_name, parse_train, sweep_parser
 from losses import loss_names, loss_parameters
-
-OURS = {"out", "run_name", "resume", "eval_only", "list_nets", "quick"}  # set here for every run, or never
-# Every flag of train.py that takes a value may have several here. Loops nest in this order, the last one turns
-# fastest; the others come before them.
-FASTEST = ("dataset", "net", "label-noise", "opt", "lr", "loss", "k", "m")
-_VALUED = [
-    action.option_strings[0].removeprefix("--")
-    for action in train_parser()._actions
-    if action.nargs is None and action.dest not in OURS
-]
-GRID = (*sorted(name for name in _VALUED if name not in FASTEST), *FASTEST)
 
 
 @dataclass
@@ -52,15 +43,30 @@ class Job:
     def path(self) -> Path:
         return Path(self.flags["out"]) / self.name
 
-    def is_finished(self) -> bool:
-        """Whether metrics.csv has the row of the last epoch, or of the last of --max-steps."""
+    def rows(self) -> list[dict]:
+        """Those of metrics.csv; none if it is not there, or damaged: train.py says how."""
         try:
             with open(self.path / "metrics.csv") as file:
-                last = list(csv.DictReader(file))[-1]
-            end = self.flags["max_steps"]
-            return int(last["epoch"]) >= self.flags["epochs"] or 0 < end <= int(last["step"])
-        except (OSError, ValueError, TypeError, LookupError, csv.Error):
-            return False  # or damaged: train.py says how
+                return list(csv.DictReader(file))
+        except (OSError, ValueError, csv.Error):
+            return []
+
+    def is_finished(self) -> bool:
+        """Whether nothing is left to train, and the final test is done."""
+        try:
+            return is_finished(self.flags, self.rows()) and (self.path / "report.json").exists()
+        except (ValueError, TypeError, LookupError):
+            return False
+
+    def progress(self) -> float:
+        """The share of the run that is done, by its epochs or steps."""
+        try:
+            last = self.rows()[-1]
+            share = int(last["epoch"]) / self.flags["epochs"]
+            steps = self.flags["max_steps"]
+            return min(1.0, max(share, int(last["step"]) / steps if steps else 0.0))
+        except (ValueError, TypeError, LookupError):
+            return 0.0
 
     def is_in_use(self) -> bool:
         """Whether a live training holds the run directory."""
@@ -72,30 +78,14 @@ class Job:
         return False
 
 
-def build_parser():
-    parser = Parser("sweep.py", __doc__)
-    add = parser.add_argument
-    why = "m scales the loss, and Adam divides the gradient's scale out again: its runs would be the same"
-    helps = {"k": "of root and rlo; other losses run once", "m": f"likewise; several need --opt sgd: {why}"}
-    # fmt: off
-    for name in GRID:
-        add(f"--{name}", nargs="+", metavar="V", help=helps.get(name, "as in train.py"))
-    add("--sweep-m-under-adam", action="store_true", help="several --m all the same")
-    add("--out", default="./runs", metavar="DIR", help="where the run directories and their logs are")
-    add("--jobs", type=number(int, 1, 1024), default=1, metavar="N",
-        help="runs at a time, which share the cores unless OMP_NUM_THREADS is set")
-    add("--dry-run", action="store_true", help="print the commands, and run nothing")
-    add("--lines", metavar="FILE", help="write a command a line to FILE, and run nothing")
-    # fmt: on
-    return parser
-
-
 def parse_args(argv=None):
     """The flags; what stands behind ``--`` goes to every run as it is."""
     words = sys.argv[1:] if argv is None else list(argv)
     cut = words.index("--") if "--" in words else len(words)
-    parser = build_parser()
+    parser = sweep_parser(__doc__)
     args = parser.parse_args(words[:cut])
+    if args.slurm and args.launcher != "submitit":
+        parser.error("--slurm is of --launcher submitit: give that too, or leave it out")
     if args.lines == "":  # an unset variable of the shell, as a rule
         parser.error("--lines is empty: give it a value, or leave it out")
     args.rest = words[cut + 1 :]
@@ -111,26 +101,34 @@ def make_jobs(args):
         If the grid makes no sense; what train.py would refuse, it refuses itself, with its own line.
     """
     common, typed = parse_train(args.rest)
-    given = {name: getattr(args, name.replace("-", "_")) or [None] for name in GRID}
-    twice = OURS | {name.replace("-", "_") for name in GRID if given[name] != [None]}
+    grid = grid_flags()
+    given = {name: getattr(args, name.replace("-", "_")) for name in grid}
+    # A switch alone is on.
+    given = {name: [None] if values is None else values or ["on"] for name, values in given.items()}
+    twice = SET_BY_SWEEP | {name.replace("-", "_") for name in grid if given[name] != [None]}
     for name in sorted(typed & twice):
         raise UserError(f"--{name.replace('_', '-')} cannot stand behind --: the sweep sets it")
     several_m = len(set(given["m"])) > 1 and not args.sweep_m_under_adam
     jobs = {}
     for values in itertools.product(*given.values()):
-        chosen = dict(zip(GRID, values, strict=True))
+        chosen = dict(zip(grid, values, strict=True))
         loss = (chosen["loss"] or common.loss).lower()
         own = loss_parameters(loss) if loss in loss_names() else ()  # train.py's own parser refuses it below
         chosen |= {name: None for name in OF_THE_LOSS if name in chosen and name not in own}
+        chosen |= {"k-end": None} if loss != "root" else {}
         if "m" in own and several_m and (chosen["opt"] or common.opt) != "sgd":
             raise UserError(
                 "several --m need --opt sgd: Adam does not see m, its runs would be the same "
                 "(--sweep-m-under-adam makes them)"
             )
-        words = [word for name, value in chosen.items() if value is not None for word in (f"--{name}", value)]
-        words = [*args.rest, *words, "--out", args.out]
+        words = [*args.rest]
+        for name, value in chosen.items():
+            if value is not None and not (grid[name] and value == "off"):
+                words += [f"--{name}"] if grid[name] else [f"--{name}", value]
+        words += ["--out", args.out]
         words += ["--run-name", run_name(vars(parse_train(words)[0])), "--resume", "auto"]
         job = Job(words, vars(parse_train(words)[0]))
+        job.flags["dataset"] = one_name(job.flags["dataset"])
         if jobs.setdefault(job.name, job).flags != job.flags:  # equal ones: ce comes once for each k
             raise UserError(f"two runs would be called {job.name}: sweep them with an --out each")
     return list(jobs.values())
@@ -162,8 +160,68 @@ def sweep(args):
     else:
         make_folders(todo)
         print(count, file=sys.stderr)
+        if args.launcher == "submitit":
+            return submit_all(todo, args)
         return run_all(todo, args.jobs)
     return 0
+
+
+def submit_all(todo, args):
+    """A Slurm array with a task for each job. Returns 0, or 1 if one failed that was waited for."""
+    from engine.launch import submit
+
+    if not todo:
+        return 0
+    failed = submit([command(job) for job in todo], Path(args.out) / "slurm", dict(args.slurm))
+    for i in failed:
+        print(f"sweep.py: failed: {todo[i].name}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+class Status:
+    """The line ``3 done · 2 running · 7 left · about 12 min``: refreshed on a terminal, elsewhere after each run."""
+
+    def __init__(self, todo):
+        self.todo, self.is_shown = todo, False
+        self.began = self.refreshed = time.monotonic()
+        self.at_start = {job.name: job.progress() for job in todo}
+
+    def line(self, running, waiting):
+        """Runs done, running and left; the time that is left, from the share of the work that was done so far."""
+        running, names = list(running), {job.name for job in waiting}
+        shares = {job.name: job.progress() for job in running}
+        done = [j for j in self.todo if j.name not in names and j.name not in shares]
+        work = sum(1 - self.at_start[job.name] for job in done)
+        work += sum(share - self.at_start[name] for name, share in shares.items())
+        left = sum(1 - share for share in shares.values())
+        left += sum(1 - self.at_start[job.name] for job in waiting)
+        text = f"{len(done)} done · {len(running)} running · {len(waiting)} left"
+        if not left or work <= 0:
+            return text
+        seconds = (time.monotonic() - self.began) * left / work
+        return f"{text} · about {in_words(seconds)}"
+
+    def refresh(self, running, waiting):
+        """On a terminal, every two seconds."""
+        if sys.stdout.isatty() and time.monotonic() - self.refreshed > 2:
+            self.clear()
+            self.show(running, waiting)
+
+    def show(self, running, waiting):
+        self.refreshed, self.is_shown = time.monotonic(), sys.stdout.isatty()
+        print(self.line(running, waiting), end="" if self.is_shown else "\n", flush=True)
+
+    def clear(self):
+        if self.is_shown:
+            print("\r\x1b[K", end="", flush=True)
+            self.is_shown = False
+
+
+def in_words(seconds):
+    """``"40 s"``, ``"12 min"``, ``"3.5 h"``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def make_folders(todo):
@@ -183,9 +241,12 @@ def run_all(todo, at_a_time):
     for number_ in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number_, lambda n, _: signals.append(n))
     waiting = list(todo)
+    status = Status(todo)
 
     def report(job, what):
+        status.clear()
         print(f"{len(todo) - len(waiting) - len(running)}/{len(todo)}  {job.name}  {what}", flush=True)
+        status.show(running.values(), waiting)
 
     while running or (waiting and not signals):
         while waiting and not signals and len(running) < at_a_time:
@@ -208,24 +269,29 @@ def run_all(todo, at_a_time):
                 failed.append(job)
             exit_code = f"exit {process.returncode}: " if process.returncode else ""
             report(job, exit_code + last_line(job))
+        status.refresh(running.values(), waiting)
         time.sleep(0.1)
+    status.clear()
     if signals:
         left = sum(not job.is_finished() for job in todo)
-        print(f"stopped: the same command goes on; {left} of {len(todo)} runs are left")
+        print(f"stopped: the same command continues; {left} of {len(todo)} runs are left")
         return 128 + signals[0]
     for job in failed:
         print(f"sweep.py: failed: {job.name}, see {job.path}.log", file=sys.stderr)
     return 1 if failed else 0
 
 
+def command(job):
+    """train.py with the job's flags, for this Python."""
+    return [sys.executable, str(Path(__file__).resolve().with_name("train.py")), *job.words]
+
+
 def start(job, environment):
     """train.py with the job's flags, in the background; what it says goes to the end of the job's log."""
-    script = Path(__file__).resolve().with_name("train.py")
     with open(f"{job.path}.log", "ab") as log:
         # In a session of its own, a Ctrl-C reaches it once, from here, and not from the terminal as well.
         return subprocess.Popen(
-            [sys.executable, str(script), *job.words],
-            env=environment, stdout=log, stderr=log, start_new_session=True,
+            command(job), env=environment, stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
 
 

@@ -9,10 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from common import UserError
-from data import canonical_name
 from engine.cli import Parser
-from flags import NOT_OF_THE_RUN, WHERE_AND_HOW
+from engine.run_directory import is_finished
+from flags import NOT_OF_THE_RUN, WHERE_AND_HOW, one_name
 from losses import loss_names, loss_parameters
 
 # Flags that do not tell one experiment from another.
@@ -24,32 +23,59 @@ LOSS_FLAGS = (
     "k_end",
 )
 NEEDED = ("epoch", "step", "epoch_seconds")
+# Figures of the test set by their column in metrics.csv, and what report.json calls them.
+SCORES = {
+    "test_acc": "accuracy",
+    "test_rare_acc": None,
+    "ema_acc": None,
+    "test_nll": "nll",
+    "test_nll_corrected": "nll_corrected",
+    "test_ece": "ece",
+    "test_ece_corrected": "ece_corrected",
+}
 
 
 @dataclass
 class Run:
-    """One training: its flags, and the columns of metrics.csv as lists of floats, a value an epoch."""
+    """One training: its flags, and the columns of metrics.csv as lists of floats, a value an epoch.
+
+    Parameters
+    ----------
+    path : Path
+    flags : dict
+    columns : dict
+    written : float
+        The time of metrics.csv.
+    chooser : str
+        What the best epoch was chosen with: ``"test"``, or ``"val"`` where there is a validation set.
+    scores : dict
+        Figures of the test set, see `SCORES`: of the last epoch, or where a validation set chose, of the weights
+        that it chose (report.json; empty before the end of the run).
+    is_finished : bool
+        Whether nothing is left to train.
+    facts : dict
+        What config.json says of the data.
+    """
 
     path: Path
     flags: dict
     columns: dict[str, list[float]]
-    written: float  # the time of metrics.csv
-    facts: dict = field(default_factory=dict)  # what config.json says of the data
-
-    @property
-    def is_finished(self) -> bool:
-        steps = self.flags["max_steps"]
-        return self.columns["epoch"][-1] >= self.flags["epochs"] or 0 < steps <= self.columns["step"][-1]
+    written: float
+    chooser: str = "test"
+    scores: dict[str, float] = field(default_factory=dict)
+    is_finished: bool = True
+    facts: dict = field(default_factory=dict)
 
     @property
     def test_images(self) -> int | None:
-        """Images that the accuracy is of, where the run says so."""
+        """Images that the test accuracy is of, where the run says so."""
         number = self.facts.get("test")
         return number if type(number) is int and number > 0 else None
 
     @property
     def accuracy(self) -> list[float]:
-        return self.columns["test_acc"]
+        """Of the chooser's set, after each epoch."""
+        return self.columns[f"{self.chooser}_acc"]
 
     @property
     def seconds(self) -> list[float]:
@@ -63,16 +89,37 @@ class Group:
 
     flags: dict
     runs: dict[int, Run] = field(default_factory=dict)  # by seed
-    label: str = ""
+    loss: str = ""  # with its parameters: "root k=3 m=3"
+    dataset: str = ""  # as short as it can be told from the others
+    parts: dict[str, str] = field(default_factory=dict)  # the flags in which the compared groups differ
+
+    @property
+    def label(self) -> str:
+        return ", ".join([self.loss, *self.parts.values()])
 
     @property
     def condition(self) -> str:
         """What the runs have in common with those of other losses."""
         return key({name: value for name, value in self.flags.items() if name not in LOSS_FLAGS})
 
-    def values(self, of) -> dict[int, float]:
-        """``of(run)`` by seed."""
-        return {seed: of(run) for seed, run in sorted(self.runs.items())}
+    @property
+    def unfinished(self) -> int:
+        """The number of runs that have something left to train."""
+        return sum(not run.is_finished for run in self.runs.values())
+
+    @property
+    def name(self) -> str:
+        """The label, with a dagger if some runs are not finished."""
+        return f"{self.label} †" if self.unfinished else self.label
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Data set and net."""
+        return self.flags["dataset"], self.flags["net"]
+
+    def scores(self, name: str) -> dict[int, float]:
+        """The score `name` by seed, of the runs that have it."""
+        return {seed: run.scores[name] for seed, run in sorted(self.runs.items()) if name in run.scores}
 
 
 def find_runs(paths: Iterable[Path]) -> list[Path]:
@@ -114,7 +161,7 @@ def read_run(path: Path, parser: Parser) -> Run:
     if not isinstance(config, dict) or not {"dataset", "net", "loss", "seed"} <= config.keys():
         raise ValueError(f"{path}: config.json is not that of a training")
     flags = {name: config.get(name, default) for name, default in vars(parser.parse_args([])).items()}
-    flags["dataset"] = _one_name(flags["dataset"])
+    flags["dataset"] = one_name(flags["dataset"])
     try:
         gone = isinstance(flags["loss"], str) and flags["loss"] not in loss_names()
         parser.check(flags | ({"loss": loss_names()[0]} if gone else {}))  # a loss that is no more
@@ -125,9 +172,8 @@ def read_run(path: Path, parser: Parser) -> Run:
     try:
         names = [name for name in rows[0] if name]
         columns = {name: [float(row[name]) if row[name] else math.nan for row in rows] for name in names}
-        if "val_acc" in columns:  # the test set is not read before the end of such a run
-            columns |= {name.replace("val_", "test_"): x for name, x in columns.items() if name[:4] == "val_"}
-        epochs, accuracies = columns["epoch"], columns["test_acc"]
+        chooser = "val" if "val_acc" in columns else "test"
+        epochs, accuracies = columns["epoch"], columns[f"{chooser}_acc"]
         if (
             not all(math.isfinite(value) for name in NEEDED for value in columns[name])
             or not text.endswith("\n")  # "97.2" may be what is left of "97.2222"
@@ -135,18 +181,30 @@ def read_run(path: Path, parser: Parser) -> Run:
             or not all(0 <= accuracy <= 100 for accuracy in accuracies)
         ):
             raise ValueError
+        finished = is_finished(flags, rows)
     except (KeyError, TypeError, ValueError):
         raise ValueError(f"{path}: metrics.csv is damaged") from None
+    scores = {name: columns[name][-1] for name in SCORES if name in columns}
+    if chooser == "val":  # the test set is read once, at the end of such a run
+        scores = _read_report(path)
+    scores = {name: value for name, value in scores.items() if math.isfinite(value)}
     facts = config.get("data")
-    return Run(path, flags, columns, written, facts if isinstance(facts, dict) else {})
+    facts = facts if isinstance(facts, dict) else {}
+    return Run(path, flags, columns, written, chooser, scores, finished, facts)
 
 
-def _one_name(dataset: object) -> object:
-    """``folder:x``, ``folder:x/`` and the absolute path are one data set."""
+def _read_report(path: Path) -> dict[str, float]:
+    """The scores in report.json; none if there is no such file yet."""
+    if not (path / "report.json").exists():
+        return {}
     try:
-        return canonical_name(dataset) if isinstance(dataset, str) else dataset
-    except UserError:  # a data set that is no more
-        return dataset
+        report = json.loads((path / "report.json").read_text())
+        scores = {column: report[name] for column, name in SCORES.items() if name}
+        if not all(type(x) in (int, float) for x in scores.values()) or not 0 <= scores["test_acc"] <= 100:
+            raise ValueError
+    except (OSError, ValueError, TypeError, LookupError, RecursionError):
+        raise ValueError(f"{path}: report.json is damaged") from None
+    return scores
 
 
 def essence(flags: dict) -> dict:
@@ -162,7 +220,7 @@ def key(flags: dict) -> str:
 
 
 def group_runs(runs: Iterable[Run]) -> tuple[list[Group], list[str]]:
-    """Groups in order of condition and loss, and a remark for each run that another one replaces."""
+    """Groups in order of data, net, condition and loss, and a remark for each run that another one replaces."""
     groups, remarks = {}, []
     for run in runs:
         flags = essence(run.flags)
@@ -174,7 +232,7 @@ def group_runs(runs: Iterable[Run]) -> tuple[list[Group], list[str]]:
             left_out, run = sorted((run, other), key=lambda r: (len(r.accuracy), r.written))
             remarks.append(f"{left_out.path} is left out: {run.path} is the same, seed {seed} included")
         group.runs[seed] = run
-    ordered = sorted(groups.values(), key=lambda g: (g.condition, *_order(g.flags)))
+    ordered = sorted(groups.values(), key=lambda g: (*g.place, g.condition, *_order(g.flags)))
     _label(ordered)
     return ordered, remarks
 
@@ -184,20 +242,47 @@ def _order(flags: dict) -> tuple:
     return names.index(flags["loss"]), flags.get("k", 0), flags.get("m", 0)
 
 
-def _label(groups: list[Group]) -> None:
-    """Name each group by its loss and by the flags in which the groups differ: ``root k=3 m=3, lr 0.1``."""
+def differing(groups: Iterable[Group]) -> list[str]:
+    """The flags that do not have one value in all groups."""
     values = {}
     for group in groups:
         for name, value in group.flags.items():
             values.setdefault(name, set()).add(value)
-    differing = [name for name in values if len(values[name]) > 1 and name not in LOSS_FLAGS]
+    return [name for name in values if len(values[name]) > 1]
+
+
+def _label(groups: list[Group]) -> None:
+    """Name each group by its loss, data and net where they differ, and the flags in which those of one data set
+    and net differ: ``root k=3 m=3, digits, vit, lr 0.1``."""
+    everywhere = differing(groups)
+    at = {place: differing(g for g in groups if g.place == place) for place in {g.place for g in groups}}
+    short = _short_names({g.flags["dataset"] for g in groups})
     for group in groups:
         flags = group.flags
-        shown = [n for n in LOSS_FLAGS[1:] if n in flags and (n in ("k", "m") or len(values[n]) > 1)]
-        parts = [" ".join([flags["loss"], *(f"{n}={flags[n]:g}" for n in shown)])]
-        for name in differing:
-            # The parts stand between commas: see plots.py.
-            value = f"{flags[name]:g}" if type(flags[name]) in (int, float) else str(flags[name])
-            value = value.replace(", ", ",")
-            parts.append(value if name in ("dataset", "net", "opt") else f"{name.replace('_', ' ')} {value}")
-        group.label = ", ".join(parts)
+        own = [n for n in LOSS_FLAGS[1:] if flags.get(n) is not None and (n in ("k", "m") or n in everywhere)]
+        group.loss = " ".join([flags["loss"], *(f"{n.replace('_', '-')}={flags[n]:g}" for n in own)])
+        group.dataset = short[flags["dataset"]]
+        names = [name for name in ("dataset", "net") if name in everywhere]
+        names += [name for name in at[group.place] if name not in LOSS_FLAGS]
+        group.parts = {name: _part(name, flags[name], group.dataset) for name in names}
+
+
+def _part(name: str, value: object, dataset: str) -> str:
+    """What a label says of a flag."""
+    if name == "dataset":
+        return dataset
+    text = f"{value:g}" if type(value) in (int, float) else "default" if value in (None, "") else str(value)
+    return text if name in ("net", "opt") else f"{name.replace('_', ' ')} {text}"
+
+
+def _short_names(datasets: Iterable[str]) -> dict[str, str]:
+    """The shortest end of each folder's path that no other one has; other data sets' names as they are."""
+    ends = {}
+    for name in datasets:
+        head, colon, path = name.partition(":")
+        steps = [step for step in path.split("/") if step] if colon else []
+        ends[name] = ["/".join(steps[i:]) for i in range(len(steps) - 1, -1, -1)] or [path or head]
+    return {
+        name: next((e for e in mine if sum(e in other for other in ends.values()) == 1), name)
+        for name, mine in ends.items()
+    }

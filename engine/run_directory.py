@@ -1,6 +1,7 @@
 """One directory a run: config.json, metrics.csv, last.pt, best.pt, curves.png and TensorBoard's events."""
 
 import csv
+import hashlib
 import io
 import itertools
 import json
@@ -13,11 +14,12 @@ import textwrap
 import threading
 import time
 from argparse import Namespace
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from common import UserError, write_atomically
-from flags import NOT_OF_THE_RUN, WHERE_AND_HOW
+from flags import NOT_OF_THE_RUN, OF_THE_LOSS, WHERE_AND_HOW, one_name, train_parser
 
 from .cli import Parser
 from .curves import draw_curves
@@ -319,15 +321,44 @@ def find_run(out: Path, flags: dict) -> Path | None:
     """
     ignored = NOT_OF_THE_RUN | WHERE_AND_HOW
     wanted = {name: value for name, value in flags.items() if name not in ignored}
+    wanted["dataset"] = one_name(wanted["dataset"])
     found = []
     for config in Path(out).glob("*/config.json"):
         try:
             saved = json.loads(config.read_text())
+            saved["dataset"] = one_name(saved["dataset"])
             if all(name in saved and saved[name] == value for name, value in wanted.items()):
                 found.append((config.stat().st_mtime_ns, config.parent))
-        except (OSError, ValueError, TypeError, RecursionError):
+        except (OSError, ValueError, TypeError, LookupError, RecursionError):
             continue  # not a run that could be gone on with
     return max(found)[1] if found else None
+
+
+def is_finished(flags: dict, rows: Sequence[dict]) -> bool:
+    """Whether a run with these flags has nothing left to train.
+
+    Parameters
+    ----------
+    flags : dict
+        ``epochs``, ``max_steps`` and ``patience`` of train.py.
+    rows : sequence of dict
+        Of metrics.csv, as numbers or as text.
+
+    Raises
+    ------
+    ValueError, TypeError, LookupError
+        If the rows are not those of a training.
+    """
+    if not rows:
+        return False
+    epoch, step = int(float(rows[-1]["epoch"])), int(float(rows[-1]["step"]))
+    if epoch >= flags["epochs"] or 0 < flags["max_steps"] <= step:
+        return True
+    if not flags["patience"]:
+        return False
+    accuracies = [float(row["val_acc"] if "val_acc" in row else row["test_acc"]) for row in rows]
+    best_epoch = int(float(rows[accuracies.index(max(accuracies))]["epoch"]))
+    return epoch - best_epoch >= flags["patience"]
 
 
 def _text(value: float) -> str:
@@ -363,13 +394,16 @@ def _git_commit() -> str | None:
 
 
 def run_name(flags: dict) -> str:
-    """A name that says data, net, loss and seed, and every flag that differs from its default."""
-    from flags import OF_THE_LOSS, train_parser
+    """A name that says data, net, loss and seed, and every flag that differs from its default.
+
+    A longer one than `LONGEST_NAME` bytes is cut, and tells the flags by a digest.
+    """
     from losses import loss_parameters
 
     defaults = vars(train_parser().parse_args([]))
     own = [name for name in loss_parameters(flags["loss"]) if name in flags]
-    data = flags["dataset"].rstrip("/").rpartition("/")[2] or flags["dataset"]
+    data = one_name(flags["dataset"])  # folder:imgs, folder:./imgs/ and the absolute path are called imgs
+    data = data.rstrip("/").rpartition("/")[2] or data
     parts = [data, flags["net"], flags["loss"], *(f"{name}{flags[name]:g}" for name in own)]
     hidden = NOT_OF_THE_RUN | WHERE_AND_HOW | {"dataset", "net", "loss", "seed", "run_name", "lr_is_default"}
     hidden |= set(OF_THE_LOSS)
@@ -378,8 +412,14 @@ def run_name(flags: dict) -> str:
             continue
         shown = f"{value:g}" if isinstance(value, float) else Path(value).stem if name in _FILES else value
         parts.append(name.replace("_", "") if value is True else f"{name.replace('_', '')}{shown}")
-    name = re.sub(r"[^\w.+]+", "-", "-".join([*map(str, parts), f"seed{flags['seed']}"])).strip("-")
-    return name[:180]
+    name = re.sub(r"[^\w.+]+", "-", "-".join(map(str, parts))).strip("-")
+    seed = f"-seed{flags['seed']}"
+    if len(f"{name}{seed}".encode()) > LONGEST_NAME:
+        digest = f"-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+        room = LONGEST_NAME - len(digest) - len(seed)
+        name = name.encode()[:room].decode(errors="ignore").rstrip("-") + digest
+    return name + seed
 
 
+LONGEST_NAME = 180  # bytes: file systems take 255, and .log and temporary files add to them
 _FILES = {"checkpoint", "train_labels", "label_noise_kind"}

@@ -1,19 +1,19 @@
 """compare.py on made-up runs: its statistics against SciPy's, and runs that are not whole."""
 
-import csv
 import json
 import math
 import os
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
 import compare
 from comparison import plots
-from comparison.runs import Group
-from comparison.statistics import Difference, difference, first_at, holm, mean_and_std
+from comparison.statistics import Difference, difference, first_at, holm, mean_and_std, summary, time_to
+from engine.run_directory import is_finished
 
 FLAGS = {
     "dataset": "digits", "net": "vit", "loss": "root", "k": 3.0, "m": 3.0, "alpha": 0.25, "gamma": 2.0,
@@ -21,23 +21,23 @@ FLAGS = {
 }  # fmt: skip
 
 
-def make(folder, name, accuracies, *, ece=None, **flags):
-    """A run directory with these test accuracies, an epoch of 2 s each."""
+def make(folder, name, accuracies, *, ece=None, more=None, **flags):
+    """A run directory with these test accuracies, an epoch of 2 s each, and `more` columns of one value."""
     path = folder / name
     path.mkdir(parents=True)
     (path / "config.json").write_text(json.dumps(FLAGS | flags))
+    more = (more or {}) | ({"test_ece": ece} if ece is not None else {})
     columns = "epoch,step,train_loss,train_acc,test_loss,test_acc,lr,epoch_seconds,images_per_second"
-    lines = [columns + (",test_ece" if ece is not None else "")]
+    lines = [",".join([columns, *more])]
     for epoch, accuracy in enumerate(accuracies, 1):
-        lines.append(
-            f"{epoch},{epoch * 10},1,50,1,{accuracy},0.1,2.0,100" + (f",{ece}" if ece is not None else "")
-        )
+        row = (epoch, epoch * 10, 1, 50, 1, accuracy, 0.1, 2.0, 100, *more.values())
+        lines.append(",".join(map(str, row)))
     (path / "metrics.csv").write_text("\n".join(lines) + "\n")
     return path
 
 
 def table(capsys, *args, code=0):
-    """What compare.py printed, as a dict of columns by group; its standard error."""
+    """What compare.py printed, as a dict of columns by group, its marks left out; and its standard error."""
     try:
         compare.main([str(a) for a in args])
         left = 0
@@ -45,8 +45,14 @@ def table(capsys, *args, code=0):
         left = leaving.code
     out, err = capsys.readouterr()
     assert left == code, err
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in out.splitlines()]
-    return {row[0]: dict(zip(rows[0], row, strict=True)) for row in rows[2:]}, err
+    rows, heads = {}, []
+    for line in out.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if line.startswith("| group"):
+            heads = [cell.partition(" (±")[0] for cell in cells]
+        elif line.startswith("| ") and not line.startswith("| ---"):
+            rows.setdefault(cells[0].rstrip(" †‡"), {}).update(zip(heads, cells, strict=True))
+    return rows, err
 
 
 @pytest.fixture
@@ -64,46 +70,113 @@ def test_the_table_says_what_scipy_says(runs, tmp_path, capsys):
     rows, err = table(capsys, runs, "--out", tmp_path / "out", "--target", 60, 85, 99)
     assert list(rows) == ["ce", "root k=3 m=3"] and err.count("\n") == 1 and str(tmp_path / "out") in err
     ce, root = rows["ce"], rows["root k=3 m=3"]
-    assert ce["last accuracy"] == f"81.00 ± {np.std([80, 82, 81], ddof=1):.2f}"
-    assert ce["best accuracy"].startswith("86.00")
+    assert ce["test accuracy, %"] == f"81.00 ± {np.std([80, 82, 81], ddof=1):.2f}"
+    assert ce["best epoch, %"].startswith("86.00")
     assert root["seeds"] == "0 1 2 3" and root["epochs"] == "4"
-    assert root["mean over epochs"].startswith(f"{np.mean([71, 71.25, 72, 70]):.2f}")
-    assert (ce["epochs to 60 %"], ce["s to 60 %"]) == ("2.0", "4.0")
-    assert root["epochs to 85 %"] == "4.0 (2/4)" and root["epochs to 99 %"] == "–"
+    assert root["mean over epochs, %"].startswith(f"{np.mean([71, 71.25, 72, 70]):.2f}")
+    assert (ce["epochs to 60 %"], ce["seconds to 60 %"]) == ("2.0 ± 0.0", "4.0 ± 0.0")
+    assert (
+        root["epochs to 85 %"] == "≥ 4.0 (2 of 4 never)" and root["epochs to 99 %"] == "≥ 4.0 (4 of 4 never)"
+    )
     interval = stats.ttest_rel([84, 85, 88], [80, 82, 81]).confidence_interval(0.95)
     low, high = interval
-    assert (
-        root["last − baseline, 95 % interval"]
-        == f"+4.67 ± {(high - low) / 2:.2f} (tie) (n = 3, without seed 3)"
-    )
+    assert root["test accuracy − baseline"] == f"+4.67 ± {(high - low) / 2:.2f} (tie) (n = 3, without seed 3)"
     assert low < 0
     assert (
-        root["calibration error − baseline"]
+        root["ECE − baseline"]
         == f"-8.00 ± {stats.t.ppf(0.975, 2) / np.sqrt(3):.2f} ** (n = 3, without seed 3)"
     )
-    assert ce["last − baseline, 95 % interval"] == ""
+    assert ce["test accuracy − baseline"] == ""
 
 
-def test_files_hold_the_table_and_the_pictures(runs, tmp_path, capsys):
-    rows, _ = table(capsys, runs, "--out", tmp_path / "out")
-    with open(tmp_path / "out" / "table.csv") as file:
-        assert {row["group"]: row for row in csv.DictReader(file)} == rows
-    assert (tmp_path / "out" / "table.md").read_text().count("\n") == 6
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {
-        "table.md", "table.csv", "accuracy-epochs.png", "accuracy-seconds.png",
+def test_pandas_reads_the_table_as_numbers_and_md_and_tex_hold_the_same(runs, tmp_path, capsys):
+    out = tmp_path / "a_b"
+    table(capsys, runs, "--out", out, "--target", 60, 85)
+    frame = pd.read_csv(out / "table.csv").set_index("group")
+    ends = ("_mean", "_sd", "_n", "_low", "_high", "_p", "_never", "_at_least")
+    figures = [name for name in frame if name.endswith(ends)]
+    assert len(figures) > 40 and all(pd.api.types.is_numeric_dtype(frame[name]) for name in figures)
+    ce, root = frame.loc["ce"], frame.loc["root k=3 m=3"]
+    assert (ce.test_acc_mean, ce.test_acc_n, root.k) == (81, 3, 3)
+    low, high = stats.t.interval(0.95, 2, 81, np.std([80, 82, 81], ddof=1) / np.sqrt(3))
+    assert (ce.test_acc_low, ce.test_acc_high) == pytest.approx((low, high), rel=1e-5)
+    paired = stats.ttest_rel([84, 85, 88], [80, 82, 81])
+    expected = (14 / 3, *paired.confidence_interval(0.95), paired.pvalue)
+    found = [root[f"test_acc_minus_baseline_{end}"] for end in ("mean", "low", "high", "p")]
+    assert found == pytest.approx(expected, rel=1e-5) and root.test_acc_minus_baseline_verdict == "tie"
+    # Where a seed never got there, there is a lower bound and no mean.
+    assert (root.epochs_to_85_n, root.epochs_to_85_never, root.epochs_to_85_at_least) == (2, 2, 4)
+    assert math.isnan(root.epochs_to_85_mean) and root.epochs_to_60_mean == 2
+    page = (out / "table.md").read_text()
+    assert "± is the standard deviation over seeds" in page and f"## Files in {out}" in page
+    listed = {line[2:].split()[0] for line in page.partition("## Files")[2].splitlines() if line[:2] == "- "}
+    assert listed == {p.name for p in out.iterdir()} == {
+        "table.md", "table.csv", "table.tex", "accuracy-epochs.png", "accuracy-seconds.png", "differences.png",
     }  # fmt: skip
-    for noise in (0.2, 0.4):
-        make(runs, f"n{noise}", [50, 60], label_noise=noise, ece=1)
-        make(runs, f"k{noise}", [50, 60], label_noise=noise, k=8.0, ece=1)
-    table(capsys, runs, "--out", tmp_path / "out")
-    pictures = {p.name for p in (tmp_path / "out").glob("*.png")}
-    assert {"accuracy-k.png", "accuracy-noise.png", "calibration-noise.png"} < pictures
+    tex = [line for line in (out / "table.tex").read_text().splitlines() if not line.startswith("%")]
+    assert tex[1] == "\\toprule" and tex[-2:] == ["\\bottomrule", "\\end{tabular}"]
+    assert any(line.startswith("ce & 3 & 81.00 $\\pm$ 1.00 & ") and line.endswith(r"\\") for line in tex)
+    assert all(line.isascii() for line in tex)
+
+
+def test_columns_are_those_that_all_runs_of_a_group_have(tmp_path, capsys):
+    scores = {"test_nll": 0.5, "test_nll_corrected": 0.25, "test_ece_corrected": 2, "test_rare_acc": 40}
+    for seed in range(3):
+        make(tmp_path, f"ce{seed}", [50], loss="ce", seed=seed, ece=7, more=scores)
+        make(tmp_path, f"root{seed}", [50], seed=seed, ece=7, more=scores if seed else {})
+    rows, _ = table(capsys, tmp_path, "--out", tmp_path / "out")
+    names = ("NLL", "NLL corrected", "ECE, %", "ECE corrected, %", "rare classes, %")
+    assert [rows["ce"][n][:5] for n in names] == ["0.500", "0.250", "7.00 ", "2.00 ", "40.00"]
+    assert [rows["root k=3 m=3"][n] for n in names] == ["", "", "7.00 ± 0.00", "", ""]
+
+
+def test_where_a_validation_set_chose_the_test_accuracy_is_the_reports(tmp_path, capsys):
+    report = {"accuracy": 71.5, "nll": 1.0, "nll_corrected": 0.9, "ece": 4.0, "ece_corrected": 3.0}
+    for seed, last in enumerate((80, 82, 81, 83)):
+        path = make(tmp_path, f"run{seed}", ["nan"] * 4, seed=seed, val_split=0.2, more={"val_acc": last})
+        if seed < 3:  # the last one is killed before the test
+            (path / "report.json").write_text(json.dumps(report))
+    rows, _ = table(capsys, tmp_path, "--out", tmp_path / "out", "--target", 80)
+    row = rows["root k=3 m=3"]
+    assert (
+        row["group"].endswith("‡")
+        and row["test accuracy, %"] == "71.50 ± 0.00"
+        and row["NLL"] == "1.000 ± 0.000"
+    )
+    assert row["best epoch, %"].startswith("81.50") and row["epochs to 80 %"] == "1.0 ± 0.0"
+    assert pd.read_csv(tmp_path / "out" / "table.csv").test_acc_n[0] == 3
+    (path / "report.json").write_text(json.dumps(report | {"accuracy": "x"}))
+    assert "report.json is damaged" in table(capsys, tmp_path, "--out", tmp_path / "out")[1]
+
+
+def test_spellings_of_a_folder_are_one_data_set_called_by_its_name(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    spellings = ["folder:imgs", "folder:imgs/", "folder:./imgs", f"folder:{tmp_path}/imgs"]
+    for seed, dataset in enumerate(spellings):
+        make(tmp_path / "runs", f"r{seed}", [50], dataset=dataset, seed=seed)
+    make(tmp_path / "runs", "other", [50])
+    make(tmp_path / "runs", "same name", [50], dataset="folder:b/imgs")
+    rows, _ = table(capsys, "runs", "--out", "out")
+    ours, theirs = f"{tmp_path.name}/imgs", "b/imgs"
+    assert set(rows) == {f"root k=3 m=3, {name}" for name in ("digits", ours, theirs)}
+    assert rows[f"root k=3 m=3, {ours}"]["seeds"] == "0 1 2 3"
+    rows, _ = table(capsys, *(f"runs/r{seed}" for seed in range(4)), "runs/other", "--out", "out")
+    assert "root k=3 m=3, imgs" in rows
+
+
+def test_runs_with_and_without_an_end_of_k_are_told_apart(tmp_path, capsys):
+    make(tmp_path, "fixed", [50])
+    make(tmp_path, "moving", [50], k_end=8.0)
+    assert set(table(capsys, tmp_path, "--out", tmp_path / "out")[0]) == {
+        "root k=3 m=3",
+        "root k=3 m=3 k-end=8",
+    }
 
 
 def test_default_targets_are_shares_of_the_best_group_of_the_same_condition(runs, tmp_path, capsys):
     make(runs, "other", [10, 20], dataset="cifar10")
     rows, _ = table(capsys, runs, "--out", tmp_path / "out")
-    assert rows["root k=3 m=3, digits"]["epochs to 90% of best"] == "3.0"  # 90 % of 84.25 is 75.8
+    assert rows["root k=3 m=3, digits"]["epochs to 90% of best"] == "3.0 ± 0.0"  # 90 % of 84.25 is 75.8
     assert rows["root k=3 m=3, cifar10"]["epochs to 90% of best"] == "2.0"
 
 
@@ -134,9 +207,7 @@ def test_a_run_from_before_a_flag_existed_has_its_default(tmp_path, capsys):
         make(tmp_path, f"old{seed}", [50 + seed], loss="ce", seed=seed)
         make(tmp_path, f"new{seed}", [52 + seed], seed=seed, accumulate=1, sync_bn=False, size=0)
     rows, _ = table(capsys, tmp_path, "--out", tmp_path / "out")
-    assert rows["root k=3 m=3"]["last − baseline, 95 % interval"] == (
-        "+2.00 (no interval: 2 seeds are too few)"
-    )
+    assert rows["root k=3 m=3"]["test accuracy − baseline"] == ("+2.00 (no interval: 2 seeds are too few)")
 
 
 def test_a_baseline_that_is_not_there_or_not_one_group_is_said(tmp_path, capsys):
@@ -153,27 +224,59 @@ def test_a_baseline_that_is_not_there_or_not_one_group_is_said(tmp_path, capsys)
         _, err = table(capsys, tmp_path, "--out", tmp_path / "out", "--baseline", text, code=2)
         assert message in err and err.count("\n") == 1
     rows, _ = table(capsys, tmp_path, "--out", tmp_path / "out", "--baseline", "loss=root,k=8")
-    assert [name for name, row in rows.items() if row["last − baseline, 95 % interval"]] == [
+    assert [name for name, row in rows.items() if row["test accuracy − baseline"]] == [
         "ce",
         "root k=3 m=3",
     ]
 
 
-def test_panels_hold_what_differs_in_the_loss_alone():
-    def group(label, **flags):
-        return Group({"dataset": "digits", "net": "vit", "label_noise": 0.0} | flags, label=label)
+def test_mixed_runs_give_a_figure_for_each_data_set_and_net_with_six_panels_at_most(
+    tmp_path, capsys, monkeypatch
+):
+    """Two nets on one data set; one of them with nine losses, the other with a run that is not finished."""
+    figures = {}
+    save = plots._save
 
-    groups = [
-        group("ce, digits, label noise 0", loss="ce"),
-        group("root k=3 m=3, digits, label noise 0", loss="root", k=3.0),
-        group("ce, digits, label noise 0.4", loss="ce", label_noise=0.4),
-        group("ce, cifar10, label noise 0.4", loss="ce", label_noise=0.4, dataset="cifar10"),
-    ]
-    titles = {title: len(panel) for title, panel in plots._panels(groups).items()}
-    assert titles == {"digits, label noise 0": 2, "digits, label noise 0.4": 1, "cifar10, label noise 0.4": 1}
-    assert {title: len(panel) for title, panel in plots._panels(groups, "label_noise").items()} == {
-        "digits": 3, "cifar10": 1,
+    def keep(figure, *args):
+        figures[name := save(figure, *args)] = figure
+        return name
+
+    monkeypatch.setattr(plots, "_save", keep)
+    for i in range(9):
+        make(tmp_path / "runs", f"k{i}", [50 + i, 60, 70, 75 - i], k=1.5 + i)
+    for seed in range(3):
+        make(tmp_path / "runs", f"ce{seed}", [50, 60, 70, 75 + seed], loss="ce", net="cait", seed=seed)
+        make(tmp_path / "runs", f"r{seed}", [50, 60, 70, 78][: 4 - (seed > 1)], net="cait", seed=seed)
+    table(capsys, tmp_path / "runs", "--out", tmp_path / "out")
+    assert set(figures) == {
+        "accuracy-epochs-digits-vit.png", "accuracy-epochs-digits-vit-2.png", "accuracy-seconds-digits-vit.png",
+        "accuracy-seconds-digits-vit-2.png", "accuracy-k-digits-vit.png", "accuracy-epochs-digits-cait.png",
+        "accuracy-seconds-digits-cait.png", "differences.png",
     }  # fmt: skip
+    panels = [len(figures[f"accuracy-epochs-digits-vit{page}.png"].axes) for page in ("", "-2")]
+    assert panels == [6, 3]  # a loss each, the others grey
+    cait = figures["accuracy-epochs-digits-cait.png"]
+    (ax,) = cait.axes
+    assert cait.get_suptitle() == "cait on digits" and len(ax.collections) == 2  # bands
+    assert all(tick == round(tick) for tick in ax.get_xticks())
+    assert "Band: lowest to highest seed." in cait.legends[0].get_title().get_text()
+    daggers = [text.get_text() for text in ax.texts]
+    assert daggers == ["†"] and "†" in cait.legends[0].get_title().get_text()
+    forest = figures["differences.png"]
+    labels = [tick.get_text() for tick in forest.axes[0].get_yticklabels()]
+    assert labels == ["digits, cait", "root k=3 m=3 †"] and "Hollow: a tie" in forest.get_supxlabel()
+    for figure in figures.values():  # nothing written in it overlaps or leaves it
+        renderer = figure.canvas.get_renderer()
+        titles = [ax.title.get_window_extent(renderer) for ax in figure.axes if ax.get_title()]
+        assert not any(a.overlaps(b) for i, a in enumerate(titles) for b in titles[:i])
+        assert all(0 <= t.x0 and t.x1 <= figure.bbox.x1 for t in titles)
+
+
+@pytest.mark.parametrize("suffix, start", [("pdf", b"%PDF"), ("svg", b"<?xml")])
+def test_pictures_for_print(suffix, start, tmp_path, capsys):
+    make(tmp_path / "runs", "a", [50, 60], net="a_$b")
+    table(capsys, tmp_path / "runs", "--out", tmp_path / "out", "--format", suffix)
+    assert (tmp_path / "out" / f"accuracy-epochs.{suffix}").read_bytes().startswith(start)
 
 
 def test_a_label_says_every_flag_in_which_groups_differ(tmp_path, capsys):
@@ -188,8 +291,12 @@ def test_a_plot_of_an_earlier_comparison_does_not_stay(tmp_path, capsys):
         make(tmp_path / "runs", f"k{k}", [50 + i], k=k)
     table(capsys, tmp_path / "runs", "--out", tmp_path / "out")
     assert (tmp_path / "out" / "accuracy-k.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    (tmp_path / "out" / "accuracy-mine.png").write_text("")
     table(capsys, tmp_path / "runs" / "k3.0", "--out", tmp_path / "out")
-    assert not (tmp_path / "out" / "accuracy-k.png").exists()
+    assert (
+        not (tmp_path / "out" / "accuracy-k.png").exists()
+        and (tmp_path / "out" / "accuracy-mine.png").exists()
+    )
 
 
 def test_nothing_to_compare_is_one_line(tmp_path, capsys):
@@ -212,9 +319,10 @@ def test_unfinished_runs_and_doubled_seeds(tmp_path, capsys):
         os.utime(make(tmp_path, name, [when / 100], seed=2, net="resnet18") / "metrics.csv", (when, when))
     make(tmp_path / "limited", "run", [10], max_steps=10)
     rows, err = table(capsys, tmp_path, "--out", tmp_path / "out")
-    vit, resnet = (rows[f"root k=3 m=3, max steps 0, {net}"] for net in ("vit", "resnet18"))
-    assert (vit["epochs"], vit["seeds"], resnet["last accuracy"]) == ("1–3 of 4", "0 1", "20.00")
-    assert rows["root k=3 m=3, max steps 10, vit"]["epochs"] == "1"
+    vit, resnet = rows["root k=3 m=3, vit, max steps 0"], rows["root k=3 m=3, resnet18"]
+    assert (vit["epochs"], vit["seeds"], resnet["test accuracy, %"]) == ("1–3 of 4", "0 1", "20.00")
+    limited = rows["root k=3 m=3, vit, max steps 10"]
+    assert limited["epochs"] == "1" and vit["group"].endswith(" †") and "†" not in limited["group"]
     assert "again is left out" in err and "old is left out" in err
 
 
@@ -223,8 +331,8 @@ def test_the_baseline_can_be_any_flag(tmp_path, capsys):
         make(tmp_path, f"adam{seed}", [50 + seed], opt="adam", seed=seed)
         make(tmp_path, f"sgd{seed}", [40 + 3 * seed], opt="sgd", seed=seed)
     rows, _ = table(capsys, tmp_path, "--out", tmp_path / "out", "--baseline", "opt=adam")
-    assert rows["root k=3 m=3, adam"]["last − baseline, 95 % interval"] == ""
-    assert rows["root k=3 m=3, sgd"]["last − baseline, 95 % interval"] == (
+    assert rows["root k=3 m=3, adam"]["test accuracy − baseline"] == ""
+    assert rows["root k=3 m=3, sgd"]["test accuracy − baseline"] == (
         "-9.00 (no interval: 2 seeds are too few)"
     )
 
@@ -242,14 +350,43 @@ def test_intervals_are_scipys(trial):
 
 
 def test_no_interval_is_narrower_than_one_test_image():
-    """Three seeds that differ by the same one of 360 images: that is no certainty."""
+    """Three seeds that differ by the same one of 360 images: a tie, though their deviation is zero."""
     step = 100 / 360
-    a = {seed: 97.0 - step for seed in range(3)}
     b = dict.fromkeys(range(3), 97.0)
-    blind, seeing = difference(a, b), difference(a, b, step)
+
+    def images(n):
+        return {seed: float(f"{97.0 + n * step:.6g}") for seed in range(3)}  # as metrics.csv rounds
+
+    blind, one, two = (
+        difference(images(-1), b),
+        difference(images(-1), b, step),
+        difference(images(2), b, step),
+    )
     assert blind.high - blind.low < 1e-9
-    assert (seeing.low, seeing.high) == pytest.approx((-1.5 * step, -0.5 * step))
-    assert difference(dict.fromkeys(range(3), 97.0), b, step).is_tie
+    assert one.is_tie and one.verdict == "tie" and one.p == 1
+    assert (one.low, one.high) == pytest.approx((-2 * step, 0), abs=1e-4)
+    assert two.verdict == "*" and (two.low, two.high) == pytest.approx((step, 3 * step), abs=1e-4)
+    assert difference(b, b, step).is_tie
+
+
+def test_a_run_is_finished_by_epochs_steps_or_patience():
+    rows = [{"epoch": e, "step": 10 * e, "test_acc": acc} for e, acc in enumerate((50, 60, 60, 55), 1)]
+    flags = {"epochs": 9, "max_steps": 0, "patience": 0}
+    assert not is_finished(flags, rows) and not is_finished(flags, [])
+    assert is_finished(flags | {"epochs": 4}, rows) and is_finished(flags | {"max_steps": 40}, rows)
+    assert not is_finished(flags | {"max_steps": 41}, rows)
+    assert is_finished(flags | {"patience": 2}, rows)  # the best is of epoch 2: an equal one is no better
+    assert not is_finished(flags | {"patience": 3}, rows)
+    val = [row | {"val_acc": -row["epoch"]} for row in rows]
+    assert is_finished(flags | {"patience": 3}, val)
+
+
+def test_figures_over_seeds():
+    s = summary([1.0, 2.0, 4.0])
+    assert (s.low, s.high) == pytest.approx(stats.t.interval(0.95, 2, s.mean, stats.sem([1, 2, 4])))
+    assert math.isnan(summary([1.0, 2.0]).low) and str(summary([])) == "–" and str(summary([2.0])) == "2.00"
+    t = time_to([3.0, None, 5.0], [9.0, 10.0, 9.0])
+    assert str(t) == "≥ 6.0 (1 of 3 never)" and t.numbers()["at_least"] == 6
 
 
 def test_seeds_of_one_side_are_named():
@@ -275,6 +412,8 @@ def test_runs_of_a_loss_that_is_no_more_are_compared(runs, tmp_path, capsys):
 
 def test_a_single_seed_has_no_interval():
     assert str(difference({0: 2.0}, {0: 1.0})) == "+1.00 (no interval: one seed)"
+    two = difference({0: 2.0, 1: 2.0}, {0: 1.0, 1: 1.0})
+    assert two.verdict == "too few" and not two.is_tie and "too few" in str(two)
     assert first_at([1, 3, 2], 3) == 1 and first_at([1], 3) is None
 
 

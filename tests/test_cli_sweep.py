@@ -1,11 +1,13 @@
-"""sweep.py: which runs a grid stands for; it starts what is missing and goes on with what was stopped."""
+"""sweep.py: which runs a grid stands for; it starts what is missing and continues what was stopped."""
 
 import csv
+import os
 import shlex
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from conftest import ROOT, command, environment
@@ -13,6 +15,9 @@ from conftest import ROOT, command, environment
 import sweep
 import train
 from common import UserError
+from engine import launch
+from engine.run_directory import LONGEST_NAME, run_name
+from flags import SET_BY_SWEEP, grid_flags, parse_train, train_parser
 
 TINY = "--dataset digits --net vit_tiny --dimhead 16 --bs 512 --workers 0".split()
 
@@ -52,6 +57,37 @@ def test_runs_have_one_name_where_and_only_where_they_are_the_same_run():
         runs_of("--dataset", "folder:a/b", "folder:c/b")
 
 
+def test_any_flag_of_train_can_have_several_values():
+    known = {a.dest for a in train_parser()._actions if a.dest != "help"}
+    assert {name.replace("-", "_") for name in grid_flags()} == known - SET_BY_SWEEP
+    runs = runs_of("--noaug", "off", "on", "--mixup", 0, 0.2, "--val-split", 0.1)
+    assert [(r.noaug, r.mixup, r.val_split) for r in runs] == [
+        (False, 0, 0.1), (True, 0, 0.1), (False, 0.2, 0.1), (True, 0.2, 0.1),
+    ]  # fmt: skip
+    assert len({r.run_name for r in runs}) == 4
+    assert [r.noaug for r in runs_of("--noaug")] == [True]
+    runs = runs_of("--loss", "ce", "root", "--k-end", 8, 20)
+    assert [(r.loss, r.k_end) for r in runs] == [("ce", None), ("root", 8), ("root", 20)]
+
+
+def test_spellings_of_a_folder_are_one_run_called_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    spellings = ["folder:imgs", "folder:imgs/", "folder:./imgs", f"folder:{tmp_path}/imgs"]
+    (run,) = runs_of("--dataset", *spellings)
+    assert run.run_name == "imgs-ViT-root-k3-m3-seed0"
+    assert run_name(vars(parse_train(["--dataset", "CIFAR-10"])[0])) == "cifar10-ViT-root-k3-m3-seed0"
+
+
+def test_a_long_name_keeps_its_seed_and_tells_the_flags():
+    def name(*words, dataset="ä" * 90):
+        return run_name(vars(parse_train(["--dataset", f"folder:{dataset}", *map(str, words)])[0]))
+
+    assert name("--k-end", 8, dataset="imgs") == "imgs-ViT-root-k3-m3-kend8-seed0"
+    names = [name("--seed", 123), name("--seed", 4), name("--k-end", 8), name("--k-end", 9)]
+    assert all(len(n.encode()) <= LONGEST_NAME for n in names) and len(set(names)) == 4
+    assert names[0].endswith("-seed123") and names[0].removesuffix("123") == names[1].removesuffix("4")
+
+
 @pytest.mark.parametrize("flag", ["--seed=1", "--run-name=a", "--resume=a", "--out=a", "--eval-only"])
 def test_what_the_sweep_sets_cannot_stand_behind_the_dashes(flag, capsys):
     with pytest.raises(SystemExit) as leaving:
@@ -59,7 +95,18 @@ def test_what_the_sweep_sets_cannot_stand_behind_the_dashes(flag, capsys):
     assert leaving.value.code == 2 and "cannot stand behind --" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", [["--k", "0"], ["--seed", "x"], ["--", "--nets", "vit"], ["--jobs", "0"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--k", "0"],
+        ["--seed", "x"],
+        ["--noaug", "yes"],
+        ["--slurm", "time=5"],
+        ["--launcher", "submitit", "--slurm", "time"],
+        ["--", "--nets", "vit"],
+        ["--jobs", "0"],
+    ],
+)
 def test_a_mistake_ends_before_anything_runs(words, capsys):
     with pytest.raises(SystemExit) as leaving:
         sweep.main(["--loss", "root", "--dry-run", *words])
@@ -87,10 +134,12 @@ def test_a_place_that_cannot_be_written_is_one_line(words, cli, tmp_path):
     assert "sweep.py: error: cannot" in err and "Traceback" not in err
 
 
-def rows_made_up(path, *, epoch, step):
-    """A run directory whose metrics.csv ends with this row."""
+def rows_made_up(path, *, epoch, step, accuracy=60, tested=True):
+    """A run directory whose metrics.csv ends with this row, and the report of the final test."""
     path.mkdir(parents=True)
-    (path / "metrics.csv").write_text(f"epoch,step,test_acc\n1,1,50\n{epoch},{step},60\n")
+    (path / "metrics.csv").write_text(f"epoch,step,test_acc\n1,1,50\n{epoch},{step},{accuracy}\n")
+    if tested:
+        (path / "report.json").write_text("{}")
 
 
 def test_finished_runs_are_not_started(tmp_path, capsys, monkeypatch):
@@ -100,13 +149,36 @@ def test_finished_runs_are_not_started(tmp_path, capsys, monkeypatch):
     rows_made_up(tmp_path / first.run_name, epoch=5, step=50)
     rows_made_up(tmp_path / second.run_name, epoch=4, step=40)
     assert [job.is_finished() for job in sweep.make_jobs(sweep.parse_args(words))] == [True, False]
+    (first_job, second_job) = sweep.make_jobs(sweep.parse_args(words))
+    assert (first_job.progress(), second_job.progress()) == (1, 0.8)
+    (tmp_path / first.run_name / "report.json").unlink()  # killed in its last test: it is still to do
+    assert not first_job.is_finished()
     others = sweep.make_jobs(sweep.parse_args([*words, "--max-steps", "40"]))
     assert [job.is_finished() for job in others] == [False, False]
     (limited,) = runs_of("--out", str(tmp_path), "--", "--max-steps", 40)
     rows_made_up(tmp_path / limited.run_name, epoch=4, step=40)
+    patient = ["--patience", 2, "--out", str(tmp_path)]
+    (run,) = runs_of(*patient)
+    rows_made_up(tmp_path / run.run_name, epoch=3, step=30, accuracy=50)
+    assert sweep.make_jobs(sweep.parse_args(list(map(str, patient))))[0].is_finished()
     with pytest.raises(SystemExit) as leaving:
         sweep.main(["--out", str(tmp_path), "--", "--max-steps", "40"])
     assert leaving.value.code == 0 and "1 runs, 1 of them finished" in capsys.readouterr().err
+
+
+def test_the_status_line_counts_runs_and_estimates_the_time_from_the_work_done(tmp_path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(sweep.time, "monotonic", lambda: now[0])
+    words = ["--seed", "0", "1", "2", "3", "--out", str(tmp_path), "--", "--epochs", "10"]
+    jobs = sweep.make_jobs(sweep.parse_args(words))
+    rows_made_up(jobs[0].path, epoch=5, step=5)  # was half done before
+    status = sweep.Status(jobs)
+    assert status.line([], jobs) == "0 done · 0 running · 4 left"  # nothing to go by
+    rows_made_up(jobs[1].path, epoch=5, step=5)
+    now[0] += 600
+    # Run 0 is done: 0.5 of a run's work; so is half of run 1. A run takes 600 s, and 2.5 are left.
+    assert status.line(jobs[1:2], jobs[2:]) == "1 done · 1 running · 2 left · about 25 min"
+    assert [sweep.in_words(s) for s in (40, 3000, 7200)] == ["40 s", "50 min", "2.0 h"]
 
 
 def test_a_run_that_another_process_holds_is_skipped(tmp_path, cli):
@@ -128,7 +200,7 @@ def test_a_run_that_another_process_holds_is_skipped(tmp_path, cli):
 def test_a_sweep_runs_what_is_missing_and_names_what_failed(tmp_path, cli):
     grid = ["sweep.py", "--loss", "ce", "root", "--out", "r", "--jobs", 2]
     out = cli(*grid, "--", *TINY, "--max-steps", 1).stdout
-    assert "2/2" in out and "best test accuracy" in out
+    assert "2/2" in out and "best test accuracy" in out and "2 done · 0 running · 0 left" in out
     runs = [path.parent for path in tmp_path.glob("r/*/last.pt")]
     assert len(runs) == 2 and all("device " in (run.parent / f"{run.name}.log").read_text() for run in runs)
     (runs[0] / "metrics.csv").unlink()  # as if it had been killed early: it is done again, the other is not
@@ -139,7 +211,7 @@ def test_a_sweep_runs_what_is_missing_and_names_what_failed(tmp_path, cli):
     assert failed.stderr.count("sweep.py: failed:") == 2 and "not divisible" in failed.stdout
 
 
-def test_a_stopped_sweep_stops_its_runs_and_goes_on_with_them(tmp_path, cli):
+def test_a_stopped_sweep_stops_its_runs_and_continues_them(tmp_path, cli):
     words = ["--seed", 0, 1, "--out", "r", "--jobs", 2, "--", *TINY, "--max-steps", 30]
     sweep_process = subprocess.Popen(
         command("sweep.py", *words, "--epochs", 100), cwd=tmp_path, env=environment(),
@@ -150,9 +222,114 @@ def test_a_stopped_sweep_stops_its_runs_and_goes_on_with_them(tmp_path, cli):
         time.sleep(0.05)
     sweep_process.send_signal(signal.SIGTERM)
     out = sweep_process.communicate(timeout=60)[0]
-    assert sweep_process.returncode == 143 and "the same command goes on" in out
+    assert sweep_process.returncode == 143 and "the same command continues" in out
     cli("sweep.py", *words, "--epochs", 100)
     for path in tmp_path.glob("r/*/metrics.csv"):
         with open(path) as file:
             assert list(csv.DictReader(file))[-1]["step"] == "30"
     assert len(list(tmp_path.glob("r/*/metrics.csv"))) == 2
+
+
+def test_a_grid_runs_through_submitits_local_executor(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    words = ["--seed", "0", "1", "--out", "r", "--launcher", "submitit", "--slurm", "cluster=local", "time=9"]
+    rest = ["--", *TINY, "--max-steps", "1"]
+    with pytest.raises(SystemExit) as leaving:
+        sweep.main([*words, *rest])
+    assert leaving.value.code == 0, capfd.readouterr()
+    assert len(list(tmp_path.glob("r/*/report.json"))) == 2
+    logs = [path.read_text() for path in tmp_path.glob("r/slurm/*/*.out")]
+    assert len(logs) == 2 and all("best test accuracy" in log for log in logs)
+    with pytest.raises(SystemExit) as leaving:
+        sweep.main([*words, *rest])
+    err = capfd.readouterr().err
+    assert leaving.value.code == 0 and "2 runs, 2 of them finished" in err
+
+
+STOPPABLE = """
+import pathlib, signal, sys, time
+done = pathlib.Path(sys.argv[1])
+if done.exists():
+    done.write_text("continued")
+    sys.exit()
+signal.signal(signal.SIGTERM, lambda *_: (done.write_text("saved"), sys.exit(143)))
+done.with_name("started").touch()
+time.sleep(120)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the task's process in /proc")
+def test_a_task_at_its_time_limit_saves_and_is_queued_again(tmp_path, monkeypatch):
+    """A run that only SIGTERM stops orderly; the task gets SIGUSR2, as from Slurm before the limit."""
+    import submitit
+
+    (tmp_path / "run.py").write_text(STOPPABLE)
+    words = [
+        [sys.executable, str(tmp_path / "run.py"), str(tmp_path / "done")],
+        [sys.executable, "-c", "exit(3)"],
+    ]
+    submit_one = submitit.AutoExecutor._internal_process_submissions
+    tasks = []
+
+    def keep(self, delayed):
+        tasks.extend(submit_one(self, delayed))
+        deadline = time.monotonic() + 100
+        while not (tmp_path / "started").exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        controller = tasks[0]._process.pid
+        (task,) = Path(f"/proc/{controller}/task/{controller}/children").read_text().split()
+        os.kill(int(task), signal.SIGUSR2)
+        return tasks
+
+    monkeypatch.setattr(submitit.AutoExecutor, "_internal_process_submissions", keep)
+    assert launch.submit(words, tmp_path / "slurm", {"cluster": "local", "time": "20"}) == [1]
+    assert (tmp_path / "done").read_text() == "continued"
+    assert "exit 3" in str(tasks[1].exception())
+
+
+def fake_slurm(folder, monkeypatch, sbatch):
+    """A srun and a sbatch on the PATH; the latter keeps the script it is given."""
+    folder.mkdir()
+    for name, text in (("srun", ""), ("sbatch", sbatch)):
+        (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+
+
+def test_slurm_gets_one_array_with_the_options_as_sbatch_spells_them(tmp_path, monkeypatch, capsys):
+    kept = tmp_path / "script"
+    fake_slurm(tmp_path / "bin", monkeypatch, f'cp "$1" {kept}; echo Submitted batch job 77')
+    options = {"time": "1-12:00:00", "partition": "gpu", "gpus_per_node": "1", "array-parallelism": "1",
+               "mail-type": "END", "reservation": "mine"}  # fmt: skip
+    assert launch.submit([["true"], ["true"]], tmp_path / "slurm", options) == []
+    script = kept.read_text()
+    wanted = [
+        "array=0-1%1",
+        "time=2160",
+        "partition=gpu",
+        "gpus-per-node=1",
+        "mail-type=END",
+        "reservation=mine",
+    ]
+    assert [w for w in wanted if f"#SBATCH --{w}\n" not in script] == []
+    assert "submitted 2 runs as job 77" in capsys.readouterr().out
+    (tmp_path / "bin" / "sbatch").write_text("#!/bin/sh\necho no such partition >&2; exit 1\n")
+    with pytest.raises(UserError, match="no such partition"):
+        launch.submit([["true"]], tmp_path / "slurm", options)
+
+
+def test_what_submitit_needs_is_said(tmp_path, monkeypatch):
+    def message(options, patch=None):
+        with pytest.raises(UserError) as error:
+            launch.submit([["true"]], tmp_path, options)
+        return str(error.value)
+
+    assert "minutes (240) or D-HH:MM:SS" in message({"cluster": "local", "time": "soon"})
+    assert "time=240" in message({"cluster": "local"})
+    assert "slurm or local" in message({"cluster": "pbs"})
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "no Slurm here" in message({"time": "5"})
+    monkeypatch.setattr(launch, "find_spec", lambda name: None)
+    assert "pip install submitit" in message({"time": "5"})
+    spellings = {"90": 90, "90:00": 90, "1:30:00": 90, "1:30:01": 91, "1-1": 1500, "1-01:30": 1530}
+    assert {text: launch.to_minutes(text) for text in spellings} == spellings

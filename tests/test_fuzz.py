@@ -13,9 +13,7 @@ import sandbox
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import compare
-import sweep
-from flags import regression_parser, train_parser
+from flags import compare_parser, regression_parser, sweep_parser, train_parser
 
 pytestmark = pytest.mark.slow
 
@@ -180,21 +178,6 @@ table = st.lists(st.lists(cell, min_size=1, max_size=4), max_size=6).flatmap(
 )
 
 
-class Stop(Exception):
-    """Carries compare.py's parser out of its parse_args."""
-
-
-def parser_of(module):
-    with pytest.MonkeyPatch.context() as patch:
-        kept = []
-        patch.setattr(
-            module.Parser, "parse_args", lambda self, *a: kept.append(self) or (_ for _ in ()).throw(Stop)
-        )
-        with pytest.raises(Stop):
-            module.parse_args([])
-    return kept[0]
-
-
 @settings(FINE, max_examples=CASES["regression"])
 @given(extra=flags_of(regression_parser(), REGRESSION, ["--max-iter"]), data=st.data())
 def test_regression_with_any_flags_and_tables(original, extra, data):
@@ -213,7 +196,7 @@ COMPARE = {
 
 @settings(FINE, max_examples=CASES["compare"])
 @given(
-    extra=flags_of(parser_of(compare), COMPARE),
+    extra=flags_of(compare_parser(), COMPARE),
     runs=st.lists(st.just("runs") | anything, max_size=2),
     data=st.data(),
 )
@@ -243,7 +226,7 @@ SWEEP |= {"--jobs": ["2"], "--out": ["runs", "new"], "--lines": ["new", "notes.t
 
 @settings(FINE, max_examples=CASES["sweep"])
 @given(
-    extra=flags_of(sweep.build_parser(), SWEEP),
+    extra=flags_of(sweep_parser(), SWEEP),
     rest=st.just([]) | flags_of(train_parser(), TRAIN, ["--list-nets"]),
 )
 def test_sweep_of_anything(original, extra, rest):
