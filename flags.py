@@ -344,7 +344,7 @@ def sweep_parser(documentation: str = "Sweep.\n\npython sweep.py") -> Parser:
         help="runs at a time, which share the cores unless OMP_NUM_THREADS is set")
     add("--launcher", choices=("here", "submitit"), default="here",
         help="here: on this machine; submitit: one Slurm array with a task a run (pip install submitit)")
-    add("--slurm", type=key_value, nargs="+", default=[], metavar="KEY=VALUE",
+    add("--slurm", type=key_value, nargs="+", metavar="KEY=VALUE",
         help="any option of sbatch, as time=240 partition=gpu gpus_per_node=1 array_parallelism=8; "
         "cluster=local tries the array on this machine, all runs at once")
     add("--dry-run", action="store_true", help="print the commands, and run nothing")

@@ -172,7 +172,7 @@ def submit_all(todo, args):
 
     if not todo:
         return 0
-    failed = submit([command(job) for job in todo], Path(args.out) / "slurm", dict(args.slurm))
+    failed = submit([command(job) for job in todo], Path(args.out) / "slurm", dict(args.slurm or ()))
     for i in failed:
         print(f"sweep.py: failed: {todo[i].name}", file=sys.stderr)
     return 1 if failed else 0

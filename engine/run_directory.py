@@ -413,12 +413,11 @@ def run_name(flags: dict) -> str:
         shown = f"{value:g}" if isinstance(value, float) else Path(value).stem if name in _FILES else value
         parts.append(name.replace("_", "") if value is True else f"{name.replace('_', '')}{shown}")
     name = re.sub(r"[^\w.+]+", "-", "-".join(map(str, parts))).strip("-")
-    seed = f"-seed{flags['seed']}"
-    if len(f"{name}{seed}".encode()) > LONGEST_NAME:
+    room = LONGEST_NAME - len(f"-seed{2**31}")  # whatever the seed is, its runs have one beginning
+    if len(name.encode()) > room:
         digest = f"-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-        room = LONGEST_NAME - len(digest) - len(seed)
-        name = name.encode()[:room].decode(errors="ignore").rstrip("-") + digest
-    return name + seed
+        name = name.encode()[: room - len(digest)].decode(errors="ignore").rstrip("-") + digest
+    return f"{name}-seed{flags['seed']}"
 
 
 LONGEST_NAME = 180  # bytes: file systems take 255, and .log and temporary files add to them
