@@ -1,1 +1,6 @@
-"""What compare.py is made of: runs.py reads and groups, statistics.py compares, plots.py draws. No torch."""
+"""What compare.py is made of. No torch.
+
+runs        reads and groups          table   figures of each group, for people, pandas and papers
+baseline    what a group is held to   plots   curves, against k, against label noise
+statistics  means, intervals, ties    forest  all differences with their intervals
+"""

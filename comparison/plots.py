@@ -76,7 +76,7 @@ def draw_all(table: Table, groups: list[Group], out: Path, suffix: str, baseline
             for name, pages in _kinds(members, styles):
                 for page in pages:
                     names.append(_save(page, out, f"{name}{ending}", suffix, names))
-        for page in draw_differences(table, styles, baseline):
+        for page in draw_differences(table, styles, _plain(baseline)):
             names.append(_save(page, out, "differences", suffix, names))
     return names
 
@@ -99,12 +99,12 @@ def _remove_earlier(out: Path) -> None:
     except (OSError, ValueError):
         listed = []
     for name in listed:
-        if OURS.fullmatch(name):
-            (out / name).unlink(missing_ok=True)
+        if OURS.fullmatch(name) and (out / name).is_file():
+            (out / name).unlink()
 
 
 def _save(figure: Figure, out: Path, stem: str, suffix: str, taken: list[str]) -> str:
-    stem = re.sub(r"[^\w.+]+", "-", stem)[:120]
+    stem = re.sub(r"[^\w.+]+", "-", stem).encode()[:150].decode(errors="ignore")
     numbers = ("", *(f"-{i}" for i in range(2, len(taken) + 3)))
     name = next(n for n in (f"{stem}{number}.{suffix}" for number in numbers) if n not in taken)
     image = io.BytesIO()
