@@ -1,6 +1,7 @@
 """Means, deviations and intervals over seeds."""
 
 import math
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -168,7 +169,8 @@ def difference(a: dict[int, float], b: dict[int, float], resolution: float = 0.0
     mean, n = float(np.mean(x) - np.mean(y)), min(len(x), len(y))
     if n < ENOUGH:
         return Difference(mean, math.nan, math.nan, paired, n, math.nan, left_out)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Precision loss", RuntimeWarning)  # equal differences: see below
         test = stats.ttest_rel(x, y) if paired else stats.ttest_ind(x, y, equal_var=False)
         low, high = test.confidence_interval(0.95)
     p = float(test.pvalue)

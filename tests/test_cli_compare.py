@@ -264,7 +264,7 @@ def test_mixed_runs_give_a_figure_for_each_data_set_and_net_with_six_panels_at_m
     assert daggers == ["†"] and "†" in cait.legends[0].get_title().get_text()
     forest = figures["differences.png"]
     labels = [tick.get_text() for tick in forest.axes[0].get_yticklabels()]
-    assert labels == ["digits, cait", "root k=3 m=3 †"] and "Hollow: a tie" in forest.get_supxlabel()
+    assert labels == ["cait", "root k=3 m=3 †"] and "Hollow: a tie" in forest.get_supxlabel()
     for figure in figures.values():  # nothing written in it overlaps or leaves it
         renderer = figure.canvas.get_renderer()
         titles = [ax.title.get_window_extent(renderer) for ax in figure.axes if ax.get_title()]
