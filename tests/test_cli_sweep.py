@@ -1,6 +1,7 @@
 """sweep.py: which runs a grid stands for; it starts what is missing and continues what was stopped."""
 
 import csv
+import json
 import os
 import shlex
 import signal
@@ -16,7 +17,7 @@ import sweep
 import train
 from common import UserError
 from engine import launch
-from engine.run_directory import LONGEST_NAME, run_name
+from engine.run_directory import LONGEST_NAME, find_run, run_name
 from flags import SET_BY_SWEEP, grid_flags, parse_train, train_parser
 
 TINY = "--dataset digits --net vit_tiny --dimhead 16 --bs 512 --workers 0".split()
@@ -75,6 +76,12 @@ def test_spellings_of_a_folder_are_one_run_called_by_its_name(tmp_path, monkeypa
     spellings = ["folder:imgs", "folder:imgs/", "folder:./imgs", f"folder:{tmp_path}/imgs"]
     (run,) = runs_of("--dataset", *spellings)
     assert run.run_name == "imgs-ViT-root-k3-m3-seed0"
+    directory = tmp_path / "runs" / "mine"
+    directory.mkdir(parents=True)
+    (directory / "config.json").write_text(json.dumps(vars(run)))
+    for spelling in spellings:  # --resume auto finds it
+        assert find_run("runs", vars(run) | {"dataset": spelling}) == Path("runs/mine")
+    assert find_run("runs", vars(run) | {"dataset": "folder:other"}) is None
     assert run_name(vars(parse_train(["--dataset", "CIFAR-10"])[0])) == "cifar10-ViT-root-k3-m3-seed0"
 
 
