@@ -216,7 +216,7 @@ def draw_curves(groups: list[Group], styles: dict, against: str) -> Iterator[Fig
     note += " Band: lowest to highest seed." if seeds and not bars else ""
     note += " Bar at the end: lowest to highest seed." if seeds and bars else ""
     note += " Grey: the other losses." if multiples else ""
-    note += " Thin line with †: an unfinished run." if any(g.unfinished for g in groups) else ""
+    note += " †: an unfinished run ends here." if any(g.unfinished for g in groups) else ""
     note += " The first epochs may be below the axis."
     chooser = {run.chooser for g in groups for run in g.runs.values()}
     y = {("test",): "test", ("val",): "validation"}.get(tuple(chooser), "test or validation")
