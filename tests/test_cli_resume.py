@@ -18,7 +18,7 @@ TIMING = ("epoch_seconds", "images_per_second")
 # Dropout, augmentation and label noise: all that draws random numbers.
 FLAGS = "--dataset digits --net vit_tiny --dimhead 64 --epochs 3 --bs 128 --label-noise 0.2 --seed 3".split()
 STEPS = 3 * 12
-SMALL = "--dataset digits --net resnet18 --epochs 1 --bs 512 --run-name run".split()
+SMALL = "--dataset digits --net resnet20 --epochs 1 --bs 512 --run-name run".split()
 
 
 def rows_of(run):
@@ -167,7 +167,7 @@ def test_eval_only_tests_the_best_weights_of_a_run(run, cli):
     assert f"test accuracy {best:.2f} %" in tested.stdout
     assert files == others()
     same = cli(
-        "train.py", "--dataset", "digits", "--net", "resnet18", "--eval-only", "--checkpoint", run / "best.pt"
+        "train.py", "--dataset", "digits", "--net", "resnet20", "--eval-only", "--checkpoint", run / "best.pt"
     )
     assert f"test accuracy {best:.2f} %" in same.stdout
 
@@ -179,6 +179,6 @@ def test_eval_only_refuses_weights_for_other_classes(run, tmp_path, cli):
             folder.mkdir(parents=True)
             for i in range(2):
                 Image.new("RGB", (8, 8)).save(folder / f"{i}.png")
-    flags = ["--dataset", f"folder:{tmp_path / 'images'}", "--net", "resnet18", "--eval-only"]
+    flags = ["--dataset", f"folder:{tmp_path / 'images'}", "--net", "resnet20", "--eval-only"]
     refused = cli("train.py", *flags, "--checkpoint", run / "best.pt", code=2)
     assert "classes are not the run's" in refused.stderr and refused.stderr.count("\n") == 1

