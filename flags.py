@@ -171,6 +171,11 @@ def separator(text: str) -> str:
     return mark
 
 
+def lowest(text: str):
+    """An argparse type: a value ≥ 0, or ``solve``: to be found first."""
+    return text if text == "solve" else number(float, 0)(text)
+
+
 def regression_parser(documentation: str = "Logistic regression.\n\npython regression.py") -> Parser:
     """regression.py's flags, in the groups of --help."""
     parser = Parser("regression.py", documentation)
@@ -205,11 +210,19 @@ def regression_parser(documentation: str = "Logistic regression.\n\npython regre
     goal = parser.add_argument_group("objectives").add_argument
     goal("--k", type=positive, nargs="+", default=[2.0, 3.0, 5.0, 10.0], help="roots of rlo")
     goal("--l2", type=number(float, 0), nargs="+", default=[0.0, 1e-3], help="penalties l2/2 ||W||^2")
+    goal("--l2-scaled", action="store_true",
+         help="multiply each objective's l2 by its curvature at 0 over logistic regression's, "
+         "C^(1/k) (1 + 1/k) with C classes: equal regularisation for all k")
 
     how = parser.add_argument_group("optimisers").add_argument
-    how("--optimizer", nargs="+", choices=logreg.OPTIMIZERS, default=list(logreg.OPTIMIZERS),
-        help="which ones")
-    how("--lr", type=positive, nargs="+", help="steps of gd, nesterov (default: 1/L of the data)")
+    how("--optimizer", nargs="+", choices=logreg.OPTIMIZERS, default=list(logreg.OPTIMIZERS[:4]),
+        metavar="NAME", help=f"{', '.join(logreg.OPTIMIZERS)}; normalised: gradient descent on log F "
+        f"(default: {' '.join(logreg.OPTIMIZERS[:4])})")
+    how("--lr", type=positive, nargs="+",
+        help="steps of gd, nesterov (default: 1/L of the data), and of normalised, in log F")
+    how("--fmin", type=lowest, metavar="F|solve",
+        help="the minimum F* that polyak steps towards; solve: Newton or L-BFGS finds it first, for each "
+        "objective (default: 0, the infimum of separable data without l2)")
     how("--tol", type=positive, default=1e-8, help="done at this gradient norm")
     how("--max-iter", type=number(int, 1), default=10000, help="iterations at most")
 

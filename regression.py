@@ -15,7 +15,7 @@ from pathlib import Path
 
 from common import EXIT_DIVERGED, EXIT_USAGE, UserError
 from flags import regression_parser
-from logreg import NAMES
+from logreg import NAMES, STEPPED
 
 # More parameters than this, and a dense Hessian no longer fits in a moment or in memory.
 LARGEST_HESSIAN = 4000
@@ -42,8 +42,12 @@ def parse_args(argv=None):
     idle = [
         (args.dataset != "synthetic" and flags("n", "d", "margin", "condition"), "synthetic data only"),
         (args.test_file is not None and flags("test_size"), "a file without --test-file"),
-        (not {"gd", "nesterov"} & set(args.optimizer) and flags("lr"), "gd and nesterov"),
+        (not set(STEPPED) & set(args.optimizer) and flags("lr"), "gd, nesterov and normalised"),
+        ("polyak" not in args.optimizer and flags("fmin"), "polyak"),
+        (not any(args.l2) and flags("l2_scaled"), "--l2 above 0"),
     ]
+    if "polyak" in args.optimizer and args.fmin in (None, 0) and any(args.l2):
+        parser.error("polyak: with l2 the minimum is above 0: give --fmin solve, --fmin VALUE or --l2 0")
     return args, [f"without effect: {names} (for {what})" for names, what in idle if names]
 
 
@@ -52,7 +56,7 @@ def make_runs(args):
     for l2 in args.l2:
         for index, k in [(None, None), *enumerate(args.k)]:
             for optimizer in args.optimizer:
-                for lr in args.lr if optimizer in ("gd", "nesterov") else [None]:
+                for lr in args.lr if optimizer in STEPPED else [None]:
                     label = optimizer if lr is None else f"{optimizer} lr={lr:g}"
                     yield {
                         "index": index,
@@ -64,27 +68,51 @@ def make_runs(args):
                     }
 
 
-def execute(run, dataset, args):
+def separability(dataset):
+    """``none``, ``quasi-separable``, ``separable`` or ``unknown``: is there a minimum without a penalty?"""
+    from logreg.estimator.objectives import Objective
+    from logreg.estimator.optimizers import minimize
+    from logreg.estimator.separation import separation_at
+
+    problem = Objective(dataset.X_train, dataset.y_train, len(dataset.classes))
+    return separation_at(problem, minimize("lbfgs", problem, tol=1e-8, max_iter=1000).w)
+
+
+def execute(run, dataset, args, separation):
     """Add the `problem`, its `result` and the table's `row` to a run."""
     from tqdm import tqdm
 
     from logreg.estimator.objectives import Objective
     from logreg.estimator.optimizers import minimize
+    from logreg.table import ENDLESS
 
     problem = Objective(dataset.X_train, dataset.y_train, len(dataset.classes), k=run["k"], l2=run["l2"])
+    if args.l2_scaled:
+        problem.l2 *= problem.curvature_over_logistic()
+    fmin = args.fmin or 0.0
+    if run["method"] == "polyak" and fmin == "solve":
+        solver = "newton" if problem.size <= LARGEST_HESSIAN else "lbfgs"
+        fmin = min(minimize(solver, problem, tol=args.tol, max_iter=args.max_iter).values)
     description = f"{problem.name} l2={run['l2']:g} {run['optimizer']}"
     # disable=None: only on a terminal
     with tqdm(total=args.max_iter, desc=description, leave=False, disable=None, delay=0.5) as bar:
         result = minimize(
-            run["method"], problem, tol=args.tol, max_iter=args.max_iter, lr=run["lr"], on_iterate=bar.update
-        )
+            run["method"], problem, tol=args.tol, max_iter=args.max_iter, lr=run["lr"], fmin=fmin,
+            on_iterate=bar.update,
+        )  # fmt: skip
+    # Where the loss falls for ever its gradient does, too: a small one is no sign of a minimum.
+    endless = not run["l2"] and separation in ENDLESS and result.status == "converged"
+    step = run["lr"]
+    if step is None and run["method"] in STEPPED:
+        step = 1 / (problem.relative_curvature() if run["method"] == "normalised" else problem.lipschitz())
     dense = problem.size <= LARGEST_HESSIAN and result.status != "diverged"
     row = {
         "objective": problem.name,
         "l2": run["l2"],
         "optimizer": run["optimizer"],
-        "step": "" if run["method"] not in ("gd", "nesterov") else run["lr"] or 1 / problem.lipschitz(),
-        "status": result.status,
+        "penalty": problem.l2,
+        "step": "" if step is None else step,
+        "status": "no_minimum" if endless else result.status,
         "iterations": result.iterations,
         "seconds": result.seconds[-1],
         "value": result.values[-1],
@@ -94,6 +122,7 @@ def execute(run, dataset, args):
         "margin": problem.smallest_margin(result.w),
         "norm": problem.norm(result.w),
         "condition": problem.condition_number(result.w) if dense else math.nan,
+        "separation": "" if run["l2"] else separation,
     }
     run.update(objective=problem.name, problem=problem, result=result, row=row)
 
@@ -148,22 +177,32 @@ def study(args, dataset, out, notes) -> int:
         print(line)
     print(table.header())
     runs = list(make_runs(args))
+    separation = "" if all(args.l2) else separability(dataset)
     for run in runs:
-        execute(run, dataset, args)
+        execute(run, dataset, args, separation)
         print(table.line(run["row"]), flush=True)
     for note in table.notes([run["row"] for run in runs], args.tol):
         print(note)
+    if "polyak" in args.optimizer and separation in ("none", "quasi-separable") and not args.fmin:
+        print("polyak: F* = 0 is below what these data reach, so its steps stay too long; give --fmin solve")
+    if isinstance(args.fmin, float) and args.fmin:
+        print(
+            f"polyak: --fmin {args.fmin:g} was F* of every objective; their minima differ, --fmin solve finds each"
+        )
     results.write(out, args, dataset, runs)
     print(f"table and plots · {out}")
 
     diverged = [run for run in runs if run["row"]["status"] == "diverged"]
     if diverged:
         first = diverged[0]
-        safe = 1 / first["problem"].lipschitz()
+        problem = first["problem"]
+        advice = {
+            "polyak": "F* is too low: give --fmin solve",
+            "normalised": f"a step of 1/c = {1 / problem.relative_curvature():.3g} is safe",
+        }.get(first["method"]) or f"a step of 1/L = {1 / problem.lipschitz():.3g} is safe"
         print(
             f"regression.py: {first['objective']} diverged with {first['optimizer']} after "
-            f"{first['row']['iterations']} iterations ({len(diverged)} of {len(runs)} runs); "
-            f"a step of 1/L = {safe:.3g} is safe",
+            f"{first['row']['iterations']} iterations ({len(diverged)} of {len(runs)} runs); {advice}",
             file=sys.stderr,
         )
         return EXIT_DIVERGED

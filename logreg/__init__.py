@@ -7,4 +7,6 @@ Nothing heavy is imported here, so that ``regression.py --help`` pays neither fo
 
 # What --dataset and --optimizer take by name; `datasets` and `optimizers` hold the functions.
 NAMES = ("synthetic", "madelon", "wine", "breast_cancer", "digits")
-OPTIMIZERS = ("gd", "nesterov", "lbfgs", "newton")
+OPTIMIZERS = ("gd", "nesterov", "lbfgs", "newton", "polyak", "normalised")
+# Those that take a step, --lr.
+STEPPED = ("gd", "nesterov", "normalised")

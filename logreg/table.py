@@ -8,7 +8,13 @@ COLUMNS = (
 )  # fmt: skip
 
 
-STOPPED = {"converged": "", "max_iter": ">", "stalled": "~", "diverged": "!"}
+STOPPED = {"converged": "", "max_iter": ">", "stalled": "~", "diverged": "!", "no_minimum": "^"}
+# Kinds of data that without a penalty leave the loss no minimum, and what is then true.
+ENDLESS = {
+    "separable": "the loss falls to 0 while ||w|| grows without bound",
+    "quasi-separable": "along some weights the loss of some samples falls for ever and no other rises (a feature "
+    "that is 0 in one class only, say); ||w|| and cond(H) grow without bound",
+}
 
 
 def _join(cells) -> str:
@@ -50,28 +56,32 @@ def notes(rows, tol) -> list:
         "max_iter": f"> not reached: the gradient norm is still above {tol:g} after so many iterations",
         "stalled": "~ stalled: no lower value can be told apart in float64",
         "diverged": "! diverged",
+        "no_minimum": f"^ not converged: the gradient norm fell below {tol:g}, as it would anywhere far enough out",
     }
     lines = [remark for status, remark in remarks.items() if status in statuses]
-    if any(row["l2"] == 0 for row in rows) and any(row["margin"] > 0 for row in rows):
-        lines.append(
-            "separable: a margin is positive, so without l2 there is no minimum and ||w|| has no bound"
-        )
+    if any(row["status"] == "stalled" and row["optimizer"] == "polyak" for row in rows):
+        lines.append("~ of polyak: F is down to --fmin")
+    for kind in {row["separation"] for row in rows}:
+        if kind in ENDLESS:
+            lines.append(f"{kind}: without l2 there is no minimum; {ENDLESS[kind]}")
+        elif kind == "unknown":
+            lines.append("without l2: the time was too short to tell whether there is a minimum")
     if any(row["condition"] == math.inf for row in rows):
         lines.append("cond(H) inf: flat to rounding in a direction that the data determine")
     return lines
 
 
 def has_minimum(runs, l2) -> bool:
-    """False where some weights separate the data and nothing holds them back."""
-    return l2 > 0 or all(run["row"]["margin"] <= 0 for run in runs)
+    """False where some weights separate the data, were it in part, and nothing holds them back."""
+    return l2 > 0 or not any(run["row"]["separation"] in ENDLESS for run in runs)
 
 
 def add_lowest(runs):
-    """The best value known for every objective; 0, its infimum, where it has no minimum."""
+    """The best value known for every objective; 0, its infimum, where the classes are separable."""
     for run in runs:
         alike = [r for r in runs if (r["k"], r["l2"]) == (run["k"], run["l2"])]
         values = [v for r in alike for v in r["result"].values if math.isfinite(v)]
-        run["lowest"] = min(values) if has_minimum(runs, run["l2"]) else 0.0
+        run["lowest"] = 0.0 if run["row"]["separation"] == "separable" else min(values)
 
 
 def solutions(runs):

@@ -80,6 +80,76 @@ def test_separable_data_without_l2_are_said_to_have_no_minimum(tmp_path, capsys)
     assert "separable" in printed
 
 
+SEPARATION = {
+    # x, z → class; the classes overlap in x.
+    "none": lambda x, z, i: i % 2,
+    "quasi-separable": lambda x, z, i: i % 2 or int(z),
+    "separable": lambda x, z, i: int(x > 4.5),
+    "three, quasi-separable": lambda x, z, i: 2 if z else i % 2,
+}
+
+
+@pytest.mark.parametrize("kind", SEPARATION)
+def test_data_without_a_minimum_never_read_as_converged(tmp_path, capsys, kind, monkeypatch):
+    monkeypatch.setattr("logreg.plots._save", lambda figure, path: None)  # which take the time
+    lines = [(i % 10, int(i % 7 == 0), i) for i in range(80)]
+    table = tmp_path / "t.csv"
+    table.write_text("x,z,label\n" + "".join(f"{x},{z},{SEPARATION[kind](x, z, i)}\n" for x, z, i in lines))
+    words = ["--dataset", str(table), "--l2", "0", "0.1", "--k", "2", "--optimizer", "lbfgs", "newton"]
+    statuses = {"0.0": set(), "0.1": set()}
+    for tol in ("1e-3", "1e-7"):
+        assert regression.main([*words, "--tol", tol, "--out", str(tmp_path / "out")]) == 0
+        printed = capsys.readouterr().out
+        for row in rows(tmp_path / "out"):
+            statuses[row["l2"]].add(row["status"])
+            assert row["separation"] == ("" if row["l2"] == "0.1" else kind.split(", ")[-1])
+        word = kind.split(", ")[-1]
+        said = f"{word}: without l2 there is no minimum" in printed
+        assert said == (word != "none") and ("^ not converged" in printed) == said
+    assert statuses == {"0.0": {"no_minimum" if word != "none" else "converged"}, "0.1": {"converged"}}
+
+
+def test_polyak_and_normalised_reach_newtons_values(tmp_path, capsys):
+    words = ["--n", "80", "--k", "1", "--l2", "0.1", "0.5", "--tol", "1e-5", "--fmin", "solve"]
+    names = ("newton", "polyak", "normalised")
+    assert regression.main([*words, "--optimizer", *names, "--out", str(tmp_path)]) == 0
+    table = rows(tmp_path)
+    assert {row["status"] for row in table} == {"converged"}
+    for newton, *others in zip(*(table[i::3] for i in range(3)), strict=True):
+        for row in others:
+            assert float(row["value"]) == pytest.approx(float(newton["value"]), abs=1e-9)
+    assert [bool(row["step"]) for row in table[:3]] == [False, False, True]
+    capsys.readouterr()
+
+
+def test_an_fmin_that_is_no_minimum_is_explained(tmp_path, capsys):
+    words = ["--n", "80", "--k", "2", "--l2", "0", "--optimizer", "polyak", "--out", str(tmp_path)]
+    for extra, said in (
+        ([], "F* = 0 is below what these data reach"),
+        (["--fmin", "0.01"], "--fmin 0.01 was F* of every objective"),
+        (["--fmin", "0.6"], "~ of polyak: F is down to --fmin"),
+    ):
+        code = regression.main([*words, "--max-iter", "20", *extra])
+        printed = capsys.readouterr()
+        assert said in printed.out
+        assert code == 0 or "F* is too low: give --fmin solve" in printed.err
+    with pytest.raises(SystemExit):
+        regression.main(["--optimizer", "polyak"])
+    assert "give --fmin solve, --fmin VALUE or --l2 0" in capsys.readouterr().err
+
+
+def test_with_l2_scaled_strong_penalties_leave_corrected_probabilities_of_all_k_alike(tmp_path, capsys):
+    # w = −∇F(0) / λ to first order: predict_proba's (1 + 1/k) w is then the same for every k.
+    words = ["--n", "200", "--k", "1", "3", "--l2", "300", "--optimizer", "newton", "--out", str(tmp_path)]
+    assert regression.main([*words, "--l2-scaled"]) == 0
+    logistic, *rooted = rows(tmp_path)
+    assert float(logistic["penalty"]) == 300
+    for k, row in zip((1, 3), rooted, strict=True):
+        assert float(row["penalty"]) == pytest.approx(300 * 2 ** (1 / k) * (1 + 1 / k))
+        assert (1 + 1 / k) * float(row["norm"]) == pytest.approx(float(logistic["norm"]), rel=5e-3)
+    capsys.readouterr()
+
+
 def test_multinomial_data_with_a_step_of_its_own(tmp_path, capsys):
     arguments = [
         "--dataset",
@@ -122,6 +192,7 @@ def test_divergence_exits_3_with_one_line_and_keeps_the_other_results(tmp_path, 
         (["--test-size", "1"], "--test-size"),
         (["--margin", "-1"], "--margin"),
         (["--optimizer", "adam"], "--optimizer"),
+        (["--optimizer", "polyak", "--fmin", "-1"], "--fmin: must be a number ≥ 0, got '-1'"),
         (["--dataset", "wine", "--test-file", "x.csv"], "--test-file goes with a file"),
         (["--nonsense"], "unrecognized arguments: --nonsense"),
     ],
@@ -211,7 +282,7 @@ def test_flags_without_effect_are_said(tmp_path, capsys):
     assert regression.main([*words, "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     assert "without effect: --n (for synthetic data only)" in printed
-    assert "without effect: --lr (for gd and nesterov)" in printed
+    assert "without effect: --lr (for gd, nesterov and normalised)" in printed
 
 
 def test_a_reader_that_leaves_early_is_no_traceback(tmp_path):

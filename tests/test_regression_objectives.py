@@ -120,6 +120,38 @@ def test_lipschitz_bounds_the_curvature_wherever_the_value_is_below_its_start(se
     assert largest <= objective.lipschitz() * (1 + 1e-9)
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    n_classes=st.integers(2, 4),
+    k=st.one_of(st.none(), st.floats(0.2, 20)),
+    scale=st.floats(0.01, 20),
+)
+def test_relative_curvature_bounds_the_curvature_over_the_value_everywhere(seed, n_classes, k, scale):
+    objective, rng = make(n_classes, k, n=1 + n_classes, seed=seed)
+    w = scale * rng.normal(size=objective.size)
+    largest = np.linalg.eigvalsh(objective.hessian(w))[-1]
+    value = objective.value_and_gradient(w)[0]
+    # Of more than two classes a loss below 1e-16 has no digits.
+    assert largest <= objective.relative_curvature() * value * (1 + 1e-9) + (
+        1e-290 if n_classes == 2 else 1e-14
+    )
+
+
+@pytest.mark.parametrize("k", KS)
+@pytest.mark.parametrize("n_classes", [2, 4])
+def test_curvature_over_logistic_is_the_ratio_of_second_differences_at_0(n_classes, k):
+    ratio = []
+    for root in (k, None):
+        objective = Objective(np.eye(n_classes), np.arange(n_classes), n_classes, k=root, fit_intercept=False)
+        H = central_difference(lambda w, o=objective: o.value_and_gradient(w)[1], np.zeros(objective.size))
+        ratio.append(np.trace(H))
+    assert objective.name == "logistic"
+    expected = ratio[0] / ratio[1]
+    rooted = Objective(np.eye(n_classes), np.arange(n_classes), n_classes, k=k)
+    assert rooted.curvature_over_logistic() == pytest.approx(expected, rel=1e-6)
+
+
 @pytest.mark.parametrize("k", [None, 2.0, 5.0])
 def test_condition_number_equals_that_of_a_finite_difference_hessian(k):
     objective, rng = make(2, k, l2=1e-3)

@@ -19,8 +19,10 @@ from .separation import COMPLETE, QUASI, separation_at
 
 OBJECTIVES = ("rlo", "logistic")
 SOLVERS = ("lbfgs", "newton")
-# Where L-BFGS has come to the end of float64, this many weights at most are taken further by Newton steps.
+# Where L-BFGS has come to the end of float64, or has taken FEW iterations and 10 times as many as there are
+# weights, Newton steps go on from there, for this many weights at most.
 LARGEST_POLISH = 1000
+FEW = 300
 
 
 class RootedLogisticRegression(LinearClassifierMixin, SparseCoefMixin, BaseEstimator):
@@ -205,19 +207,26 @@ class RootedLogisticRegression(LinearClassifierMixin, SparseCoefMixin, BaseEstim
             return scaling.largest_gradient(gradient, objective.rows, self.tol)
 
         options = {"tol": self.tol, "measure": largest}
-        result = minimize(self.solver, objective, max_iter=self.max_iter, start=start, **options)
+        polish = self.solver == "lbfgs" and objective.size <= LARGEST_POLISH
+        limit = min(self.max_iter, max(FEW, 10 * objective.size)) if polish else self.max_iter
+        result = minimize(self.solver, objective, max_iter=limit, start=start, **options)
         n_iter = result.iterations
-        if self.solver == "lbfgs" and result.status == "stalled" and objective.size <= LARGEST_POLISH:
-            # L-BFGS compares values, whose last digits are gone before the gradient's are.
+        if polish and result.status != "converged" and n_iter < self.max_iter:
+            # L-BFGS compares values, whose last digits are gone before the gradient's are; and so many of its
+            # iterations cost more than Newton's few.
             left = self.max_iter - n_iter
             result = minimize("newton", objective, max_iter=left, start=result.w, **options)
             n_iter += result.iterations
         if result.status != "converged":
-            limit = n_iter >= self.max_iter
-            advice = f"increase max_iter ({self.max_iter})" if limit else "raise tol, C may be too large"
+            advice = (
+                f"increase max_iter ({self.max_iter})"
+                if n_iter >= self.max_iter
+                else "raise tol, C may be too large"
+            )
+            words = "lbfgs failed to" if self.solver == "lbfgs" else "Newton solver did not"
             message = (
-                f"{self.solver} failed to converge after {n_iter} iteration(s): the largest entry of the "
-                f"gradient is {result.gradient_norms[-1]:.1e}, tol is {self.tol:g}; {advice}"
+                f"{words} converge after {n_iter} iteration{'(s)' if self.solver == 'lbfgs' else 's'}: the "
+                f"largest entry of the gradient is {result.gradient_norms[-1]:.1e}, tol is {self.tol:g}; {advice}"
             )
             warnings.warn(message, ConvergenceWarning, stacklevel=3)
         return result.w, n_iter

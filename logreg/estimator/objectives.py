@@ -82,6 +82,7 @@ class Objective:
         # Classes before samples, (1, C, n): torch vectorises a softmax over a dimension that is not the last,
         # which makes it several times faster for few classes.
         self._target = torch.as_tensor(y, dtype=torch.int64)[None]
+        self._sign = 2.0 * self._target[0] - 1
         self._one_hot = F.one_hot(self._target, n_classes).transpose(1, 2).to(torch.float64).contiguous()
         if k is not None:
             # Beyond ℓ/k ≈ 691 the loss continues as its tangent, so its slope stops growing there.
@@ -108,13 +109,15 @@ class Objective:
             scores = scores - (W[:, :d] @ self.centre)[:, None]
         return scores + W[:, d:] if self.fit_intercept else scores
 
-    def _logits(self, scores):
-        """(1, C, n) from (1 or C, n): of two classes the first has logit 0."""
-        return (torch.cat([torch.zeros_like(scores), scores]) if self.rows == 1 else scores)[None]
+    def _sample_losses(self, scores):
+        """φ(ℓ) of every sample: ``rlo_loss`` at m = k, less its checks, which weigh on small data.
 
-    def _sample_losses(self, logits):
-        """φ(ℓ) of every sample: ``rlo_loss`` at m = k, less its checks, which weigh on small data."""
-        entropy = F.cross_entropy(logits, self._target, reduction="none")[0]
+        Of two classes ℓ = log(1 + e^(−t)) has all its digits also where it is 1e-300, far out on separable data.
+        """
+        if self.rows == 1:
+            entropy = F.softplus(-self._sign * scores[0], threshold=50)  # beyond, the log1p rounds to this
+        else:
+            entropy = F.cross_entropy(scores[None], self._target, reduction="none")[0]
         if self.k is None:
             return entropy
         return expm1_then_linear(entropy * (1 / self.k), self._exact_range) * self.k
@@ -144,9 +147,12 @@ class Objective:
 
     def _losses_and_pulls(self, w):
         with torch.inference_mode():
-            logits = self._logits(torch.from_numpy(np.ascontiguousarray(self.scores(w))))
-            losses = self._sample_losses(logits).numpy()
-            residual = torch.softmax(logits, dim=1).sub_(self._one_hot)[0, -self.rows :].numpy()
+            scores = torch.from_numpy(np.ascontiguousarray(self.scores(w)))
+            losses = self._sample_losses(scores).numpy()
+            if self.rows == 1:
+                residual = (torch.sigmoid(-self._sign * scores) * -self._sign).numpy()
+            else:
+                residual = torch.softmax(scores[None], dim=1).sub_(self._one_hot)[0].numpy()
         factor = self.share
         if self.k is not None:
             factor = np.minimum(losses * self._share_over_k + factor, self._largest_factor)
@@ -164,7 +170,7 @@ class Objective:
     def hessian(self, w):
         """∇²F at the flat weights `w`, ndarray of shape (size, size)."""
         scores = torch.from_numpy(np.ascontiguousarray(self.scores(w))).requires_grad_()
-        total = self._sample_losses(self._logits(scores)) @ torch.from_numpy(self.share)
+        total = self._sample_losses(scores) @ torch.from_numpy(self.share)
         (slope,) = torch.autograd.grad(total, scores, create_graph=True)
         rows, columns = self.rows, self.columns
         H = np.empty((rows, columns, rows, columns))
@@ -277,9 +283,13 @@ class Objective:
 
     def smallest_margin(self, w) -> float:
         """min_i (z_y − max_{c≠y} z_c) / ‖W‖ over the training data; positive: every sample is on its side."""
-        logits = self._logits(torch.from_numpy(self.scores(w)))
-        own = logits.gather(1, self._target[:, None])
-        other = logits.masked_fill(self._one_hot.bool(), -math.inf).amax(dim=1, keepdim=True)
-        smallest = float((own - other).min())
+        scores = torch.from_numpy(self.scores(w))
+        if self.rows == 1:
+            margins = self._sign * scores
+        else:
+            margins = scores.gather(0, self._target) - scores.masked_fill(
+                self._one_hot[0].bool(), -math.inf
+            ).amax(0)
+        smallest = float(margins.min())
         norm = self.norm(w)
         return smallest / norm if norm else 0.0

@@ -100,16 +100,19 @@ def separation_at(objective, w) -> str:
 def _has_none(objective, w) -> bool:
     """True if the gradient at `w` proves it, without a linear program (False proves nothing).
 
-    At a minimum Σ λ_ic z_ic = 0 for all W with λ_ic > 0, samples' pulls on the weights, and then no W can have
-    all z_ic ≥ 0 and one > 0. At `w` the sum is almost 0; if the smallest change of the λ that makes
-    it 0 leaves them positive, that is as good (Stiemke's lemma).
+    At a minimum Σ λ_ic z_ic = 0 for all W, with the samples' pulls λ_ic > 0: a W with all z_ic ≥ 0 has all
+    z_ic = 0 (Stiemke's lemma). The samples with clear pulls are enough if they span the others. At `w` their
+    sum is almost 0; if the smallest change of the λ that makes it 0 leaves them positive, that is as good.
     """
-    pull = objective.pulls(w)
-    change = -(pull @ objective.design) @ np.linalg.pinv(objective.design)
-    y = objective.labels
-    corrected = pull + change
-    if objective.rows == 1:
-        corrected = np.where(y == 1, -corrected, corrected)
-        return bool((corrected > 1e-3 * abs(pull)).all())
-    corrected[y, np.arange(len(y))] = np.inf
-    return bool((corrected > 1e-3 * abs(pull)).all())
+    pull, seen = objective.pulls(w), objective.share > 0
+    each = abs(pull)
+    if objective.rows > 1:
+        each[objective.labels, np.arange(len(objective.labels))] = np.inf  # the own class, minus the sum
+    least = each.min(axis=0)
+    clear = least > 1e-6 * least.max()
+    design = objective.design
+    narrow = design[clear]
+    if np.linalg.matrix_rank(narrow, 1e-9 * np.linalg.norm(narrow)) < np.linalg.matrix_rank(design[seen]):
+        return False
+    change = (pull[:, clear] @ narrow) @ np.linalg.pinv(narrow, 1e-9)
+    return bool((abs(change) < 0.5 * least[clear]).all())
