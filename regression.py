@@ -8,6 +8,7 @@ Every objective (logistic, and rlo for each k) meets every l2 and every optimise
 it is known. Objectives and optimisers are in `logreg/estimator/`.
 """
 
+import functools
 import math
 import os
 import sys
@@ -79,7 +80,7 @@ def separability(dataset):
 
 
 def execute(run, dataset, args, separation):
-    """Add the `problem`, its `result` and the table's `row` to a run."""
+    """Add the `problem`, its `result` and the table's `row` to a run; `separation()` is that of the data."""
     from tqdm import tqdm
 
     from logreg.estimator.objectives import Objective
@@ -100,8 +101,10 @@ def execute(run, dataset, args, separation):
             run["method"], problem, tol=args.tol, max_iter=args.max_iter, lr=run["lr"], fmin=fmin,
             on_iterate=bar.update,
         )  # fmt: skip
-    # Where the loss falls for ever its gradient does, too: a small one is no sign of a minimum.
-    endless = not run["l2"] and separation in ENDLESS and result.status == "converged"
+    # Where the loss falls for ever its gradient does, too: a small one is no sign of a minimum, unless the
+    # penalty's own part of it is large enough to be seen.
+    unseen = result.status == "converged" and problem.l2 * problem.norm(result.w) <= args.tol
+    kind = separation() if unseen or not run["l2"] else ""
     step = run["lr"]
     if step is None and run["method"] in STEPPED:
         step = 1 / (problem.relative_curvature() if run["method"] == "normalised" else problem.lipschitz())
@@ -112,7 +115,7 @@ def execute(run, dataset, args, separation):
         "optimizer": run["optimizer"],
         "penalty": problem.l2,
         "step": "" if step is None else step,
-        "status": "no_minimum" if endless else result.status,
+        "status": "no_minimum" if unseen and kind in ENDLESS else result.status,
         "iterations": result.iterations,
         "seconds": result.seconds[-1],
         "value": result.values[-1],
@@ -122,7 +125,7 @@ def execute(run, dataset, args, separation):
         "margin": problem.smallest_margin(result.w),
         "norm": problem.norm(result.w),
         "condition": problem.condition_number(result.w) if dense else math.nan,
-        "separation": "" if run["l2"] else separation,
+        "separation": kind,
     }
     run.update(objective=problem.name, problem=problem, result=result, row=row)
 
@@ -177,13 +180,13 @@ def study(args, dataset, out, notes) -> int:
         print(line)
     print(table.header())
     runs = list(make_runs(args))
-    separation = "" if all(args.l2) else separability(dataset)
+    separation = functools.cache(lambda: separability(dataset))
     for run in runs:
         execute(run, dataset, args, separation)
         print(table.line(run["row"]), flush=True)
     for note in table.notes([run["row"] for run in runs], args.tol):
         print(note)
-    if "polyak" in args.optimizer and separation in ("none", "quasi-separable") and not args.fmin:
+    if "polyak" in args.optimizer and not args.fmin and separation() in ("none", "quasi-separable"):
         print("polyak: F* = 0 is below what these data reach, so its steps stay too long; give --fmin solve")
     if isinstance(args.fmin, float) and args.fmin:
         print(

@@ -63,7 +63,7 @@ def notes(rows, tol) -> list:
         lines.append("~ of polyak: F is down to --fmin")
     for kind in {row["separation"] for row in rows}:
         if kind in ENDLESS:
-            lines.append(f"{kind}: without l2 there is no minimum; {ENDLESS[kind]}")
+            lines.append(f"{kind}: without l2, or with next to none, there is no minimum; {ENDLESS[kind]}")
         elif kind == "unknown":
             lines.append("without l2: the time was too short to tell whether there is a minimum")
     if any(row["condition"] == math.inf for row in rows):

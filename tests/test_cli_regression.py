@@ -95,8 +95,9 @@ def test_data_without_a_minimum_never_read_as_converged(tmp_path, capsys, kind, 
     lines = [(i % 10, int(i % 7 == 0), i) for i in range(80)]
     table = tmp_path / "t.csv"
     table.write_text("x,z,label\n" + "".join(f"{x},{z},{SEPARATION[kind](x, z, i)}\n" for x, z, i in lines))
-    words = ["--dataset", str(table), "--l2", "0", "0.1", "--k", "2", "--optimizer", "lbfgs", "newton"]
-    statuses = {"0.0": set(), "0.1": set()}
+    words = ["--dataset", str(table), "--l2", "0", "1e-30", "0.1", "--k", "2"]
+    words += ["--optimizer", "lbfgs", "newton"]
+    statuses = {"0.0": set(), "1e-30": set(), "0.1": set()}
     for tol in ("1e-3", "1e-7"):
         assert regression.main([*words, "--tol", tol, "--out", str(tmp_path / "out")]) == 0
         printed = capsys.readouterr().out
@@ -104,9 +105,10 @@ def test_data_without_a_minimum_never_read_as_converged(tmp_path, capsys, kind, 
             statuses[row["l2"]].add(row["status"])
             assert row["separation"] == ("" if row["l2"] == "0.1" else kind.split(", ")[-1])
         word = kind.split(", ")[-1]
-        said = f"{word}: without l2 there is no minimum" in printed
+        said = f"{word}: without l2, or with next to none, there is no minimum" in printed
         assert said == (word != "none") and ("^ not converged" in printed) == said
-    assert statuses == {"0.0": {"no_minimum" if word != "none" else "converged"}, "0.1": {"converged"}}
+    end = {"no_minimum" if word != "none" else "converged"}
+    assert statuses == {"0.0": end, "1e-30": end, "0.1": {"converged"}}
 
 
 def test_polyak_and_normalised_reach_newtons_values(tmp_path, capsys):

@@ -169,6 +169,24 @@ def test_quasi_separable_data_without_a_penalty_are_said_whatever_tol_and_storag
         RootedLogisticRegression(k=k, C=np.inf).fit(*overlapping())
 
 
+def test_other_ways_to_stop_far_from_a_minimum_are_said_too():
+    Z, y = overlapping(3)
+    # The intercept of a class without weight falls for ever, penalty or not.
+    with pytest.warns(ConvergenceWarning, match="class 2 has no weight"):
+        RootedLogisticRegression().fit(Z, y, sample_weight=y != 2)
+    with pytest.warns(ConvergenceWarning, match="class 0 has no weight"):
+        RootedLogisticRegression("logistic", class_weight={0: 0.0}).fit(Z, y)
+    # A penalty so small that its minimum is far beyond the first point where the gradient is below tol.
+    apart = np.array([[-2.0], [-1.0], [1.0], [2.0]]), [0, 0, 1, 1]
+    for C in (1e9, 1e30):
+        with pytest.warns(ConvergenceWarning, match="tol is too large for the penalty"):
+            RootedLogisticRegression(C=C).fit(*apart)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        RootedLogisticRegression(C=1e30).fit(*overlapping())
+        RootedLogisticRegression(C=10.0).fit(*apart)
+
+
 def test_importing_the_estimator_imports_no_nets_and_no_plots():
     code = "import sys, logreg.estimator\nassert not {'timm', 'torchvision', 'matplotlib'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=300)

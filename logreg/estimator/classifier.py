@@ -125,8 +125,9 @@ class RootedLogisticRegression(LinearClassifierMixin, SparseCoefMixin, BaseEstim
         Warns
         -----
         ConvergenceWarning
-            When `max_iter` iterations, or float64, were not enough for `tol`; and when without a penalty
-            there is no minimum, because the classes are separable.
+            When `max_iter` iterations, or float64, were not enough for `tol`; and when there is no minimum, or
+            none that `tol` could see, because the classes are separable and there is next to no penalty, or
+            because a class has no weight and its intercept falls for ever.
         """
         self._check_parameters()
         dtypes = [np.float64, np.float32]
@@ -153,8 +154,7 @@ class RootedLogisticRegression(LinearClassifierMixin, SparseCoefMixin, BaseEstim
             centre=scaling.centre,
         )
         w, n_iter = self._solve(objective, scaling, self._start(classes, objective, scaling))
-        if not l2:
-            self._warn_if_separable(objective, w)
+        self._warn_if_endless(objective, w, classes)
         coef, intercept = scaling.outwards(w, objective.rows)
         self.classes_ = classes
         self.coef_, self.intercept_ = coef.astype(X.dtype), intercept.astype(X.dtype)
@@ -231,14 +231,24 @@ class RootedLogisticRegression(LinearClassifierMixin, SparseCoefMixin, BaseEstim
             warnings.warn(message, ConvergenceWarning, stacklevel=3)
         return result.w, n_iter
 
-    def _warn_if_separable(self, objective, w):
-        """Say so where, without a penalty, moving along some direction lowers the objective for ever."""
-        kind = separation_at(objective, w)
-        if kind in (COMPLETE, QUASI):
-            message = (
-                f"the classes are {kind} and C is infinite: there is no minimum, the coefficients only "
-                "stopped growing; give a finite C"
+    def _warn_if_endless(self, objective, w, classes):
+        """Say so where moving along some direction lowers the objective for ever, or beyond what tol can see."""
+        weightless = np.bincount(objective.labels, objective.share, len(classes)) == 0
+        W = w.reshape(objective.rows, -1)[:, : objective.X.shape[1]]
+        message = ""
+        if self.fit_intercept and weightless.any():
+            message = f"class {classes[weightless][0]} has no weight: leave its samples out"
+        elif np.isinf(self.C):
+            kind = separation_at(objective, w)
+            message = f"the classes are {kind} and C is infinite: give a finite C" * (
+                kind in (COMPLETE, QUASI)
             )
+        elif np.abs(objective.l2 * W).max() <= self.tol and objective.smallest_margin(w) > 0:
+            message = (
+                "the classes are separable and tol is too large for the penalty to be seen: lower C or tol"
+            )
+        if message:
+            message += "; there is no minimum nearby, the coefficients only stopped growing"
             warnings.warn(message, ConvergenceWarning, stacklevel=3)
 
     def predict_log_proba(self, X):

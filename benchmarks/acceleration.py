@@ -1,0 +1,180 @@
+"""What accelerates logistic regression: the optimiser, the step, or the rooted objective?
+
+    python benchmarks/acceleration.py --out docs/images
+
+Full batch, float64, no penalty, no intercept, `--seeds` draws of synthetic data (regression.py's, 200 × 5).
+Separable data: iterations until the smallest margin y w·x / ‖w‖ is 95 % of the largest one, which an SVM finds.
+Overlapping data: iterations to ‖∇F‖ ≤ 10⁻⁶. Medians over the draws, CPU milliseconds in brackets. The picture
+shows the first draw beside the rates of theory (docs/results.md).
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from sklearn.svm import SVC
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from common import OKABE_ITO
+from logreg.datasets import synthetic
+from logreg.estimator.objectives import Objective, one_torch_thread
+from logreg.estimator.optimizers import OPTIMIZERS, minimize
+
+MARGIN, TOLERANCE = 0.95, 1e-6
+# Name → optimiser, and its step over 1/L (of normalised, over 1/c).
+METHODS = {
+    "gd": ("gd", 1),
+    "gd, 10 × step": ("gd", 10),
+    "gd, 100 × step": ("gd", 100),
+    "nesterov": ("nesterov", 1),
+    "polyak": ("polyak", None),
+    "normalised": ("normalised", 1),
+    "normalised, 10 × step": ("normalised", 10),
+}
+
+
+def largest_margin(X, y):
+    """max over ‖w‖ = 1 of min_i ± w·x_i: the hard margin of the data and of its mirror image."""
+    machine = SVC(kernel="linear", C=1e8, tol=1e-6).fit(np.vstack([X, -X]), np.r_[y, 1 - y])
+    return 1 / np.linalg.norm(machine.coef_)
+
+
+def course(objective, method, goal, max_iter, fmin=0.0):
+    """[(what is left, CPU seconds), …] a line an iterate, until `goal(w, gradient)`, what is left, is ≤ 0."""
+    name, factor = METHODS[method]
+    options = {"fmin": fmin} if name == "polyak" else {}
+    if name in ("gd", "nesterov"):
+        options["step"] = factor / objective.lipschitz()
+    elif name == "normalised":
+        options["step"] = factor / objective.relative_curvature()
+    lines, idle, began = [], 0.0, time.process_time()
+
+    def observe(w, value, gradient):
+        nonlocal idle
+        now = time.process_time()
+        gap = goal(w, gradient)
+        lines.append((gap, now - began - idle))
+        idle += time.process_time() - now
+        return not np.isfinite(value) or value > 1e9 or gap <= 0 or len(lines) > max_iter
+
+    with one_torch_thread(), np.errstate(all="ignore"):
+        OPTIMIZERS[name](objective, np.zeros(objective.size), observe, **options)
+    return np.array(lines)
+
+
+def problems(seed, k):
+    """Separable and overlapping data: (kind, objective, goal, F*, what the picture shows of what is left)."""
+    for kind, margin in (("separable", 0.3), ("overlapping", 0.0)):
+        X, y = synthetic(seed, n=200, d=5, margin=margin)
+        objective = Objective(X, y, 2, k=k, fit_intercept=False)
+        if margin:
+            best = largest_margin(X, y)
+
+            def goal(w, gradient, objective=objective, best=best):
+                return MARGIN - objective.smallest_margin(w) / best
+
+            yield kind, objective, goal, 0.0
+        else:
+            solution = minimize("newton", objective, tol=1e-12, max_iter=100)
+            yield kind, objective, lambda w, g: np.linalg.norm(g) - TOLERANCE, min(solution.values)
+
+
+def draw(path, courses, rates):
+    """What is left against iterations: a row a kind of data, a column an objective."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    plt.rcParams.update({"font.size": 9, "axes.grid": True, "grid.alpha": 0.3})
+    kinds, objectives = (list(dict.fromkeys(part)) for part in zip(*courses, strict=True))
+    figure, axes = plt.subplots(
+        len(kinds), len(objectives), figsize=(8, 6.4), sharex="row", sharey="row", layout="constrained"
+    )
+    dashes = ((), (4, 1.5), (1, 1), (), (), (5, 1.5, 1, 1.5), (2.5, 1))
+    colours = [OKABE_ITO[i] for i in (0, 0, 0, 1, 2, 3, 3)]
+    for (kind, name), lines in courses.items():
+        axis = axes[kinds.index(kind), objectives.index(name)]
+        shift = 1 - MARGIN if kind == "separable" else TOLERANCE
+        for (method, line), colour, dash in zip(lines.items(), colours, dashes, strict=True):
+            left = line[1:, 0] + shift
+            axis.loglog(np.arange(1, len(line)), left, color=colour, dashes=dash, label=method, linewidth=1.5)
+        for label, rate in rates[kind, name].items():
+            t = np.geomspace(1, 1e4, 200)
+            axis.loglog(t, rate(t), color="grey", linewidth=3, alpha=0.35, zorder=0)
+            shown = t[(rate(t) > 2e-6) & (t < 3e3)]
+            axis.annotate(
+                label, (shown[-1], rate(shown[-1])), color="dimgrey", fontsize=8, ha="right", va="bottom"
+            )
+        if kind == "separable":
+            axis.set(title=f"{name}: separable data", ylim=(3e-2, 1.2))
+        else:
+            axis.set(title=f"{name}: overlapping data", ylim=(8e-7, 3), xlabel="iterations")
+    axes[0, 0].set_ylabel("1 − margin / largest margin")
+    axes[1, 0].set_ylabel("gradient norm ‖∇F‖")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    figure.savefig(path, dpi=100, pil_kwargs={"optimize": True})
+    plt.close(figure)
+
+
+def theory(kind, objective):
+    """Rates: on separable data of the margin, on overlapping ones of ‖∇F‖ near the minimum; t → value."""
+    if kind == "separable":
+        return {"1 / log t": lambda t: 0.5 / np.log(t + 1.7), "1 / t": lambda t: 3 / t}
+    w = minimize("newton", objective, tol=1e-12, max_iter=100).w
+    share = np.linalg.eigvalsh(objective.hessian(w))[0] / objective.lipschitz()
+    return {
+        "(1 − μ/L)^t": lambda t: 0.5 * (1 - share) ** t,
+        "(1 − √(μ/L))^t": lambda t: 0.5 * (1 - np.sqrt(share)) ** t,
+    }
+
+
+def cell(counts, seconds, max_iter):
+    """Median iterations and CPU milliseconds; `> N` where the median draw did not get there."""
+    middle = np.median(counts)
+    if not np.isfinite(middle):
+        return f"> {max_iter:,}"
+    spread = (
+        f"{min(counts):,.0f}–{max(counts):,.0f}" if np.isfinite(max(counts)) else f"{min(counts):,.0f}–never"
+    )
+    return f"{middle:,.0f} [{spread}] ({1e3 * np.median(seconds):.3g})"
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--k", type=float, nargs="+", default=[10.0, 3.0, 1.0])
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--max-iter", type=int, default=10000)
+    parser.add_argument("--out", default="", metavar="DIR", help="write acceleration.png there")
+    args = parser.parse_args(argv)
+    counts, courses, rates = {}, {}, {}
+    pictured = ("logistic", f"rlo k={args.k[len(args.k) // 2]:g}")
+    for seed in range(args.seeds):
+        for k in (None, *args.k):
+            for kind, objective, goal, fmin in problems(seed, k):
+                lines = {m: course(objective, m, goal, args.max_iter, fmin) for m in METHODS}
+                for method, line in lines.items():
+                    there = line[-1, 0] <= 0
+                    result = (len(line) - 1 if there else np.inf, line[-1, 1])
+                    counts.setdefault((kind, method, objective.name), []).append(result)
+                if seed == 0 and objective.name in pictured:
+                    courses[kind, objective.name], rates[kind, objective.name] = (
+                        lines,
+                        theory(kind, objective),
+                    )
+    names = list(dict.fromkeys(name for _, _, name in counts))
+    for kind in dict.fromkeys(kind for kind, _, _ in counts):
+        print(f"\n| {kind} | " + " | ".join(names) + " |\n| --- |" + " ---: |" * len(names))
+        for method in METHODS:
+            cells = (cell(*zip(*counts[kind, method, name], strict=True), args.max_iter) for name in names)
+            print(f"| {method} | " + " | ".join(cells) + " |")
+    if args.out:
+        draw(Path(args.out) / "acceleration.png", courses, rates)
+
+
+if __name__ == "__main__":
+    main()
