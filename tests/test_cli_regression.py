@@ -19,6 +19,13 @@ def run(*arguments, cwd=None):
     )
 
 
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Drawing them takes most of the time."""
+    for name in ("losses", "convergence", "boundaries", "condition"):
+        monkeypatch.setattr(f"logreg.plots.plot_{name}", lambda *args: None)
+
+
 def rows(out):
     with open(out / "results.csv", newline="") as file:
         return list(csv.DictReader(file))
@@ -90,8 +97,7 @@ SEPARATION = {
 
 
 @pytest.mark.parametrize("kind", SEPARATION)
-def test_data_without_a_minimum_never_read_as_converged(tmp_path, capsys, kind, monkeypatch):
-    monkeypatch.setattr("logreg.plots._save", lambda figure, path: None)  # which take the time
+def test_data_without_a_minimum_never_read_as_converged(tmp_path, capsys, kind, no_pictures):
     lines = [(i % 10, int(i % 7 == 0), i) for i in range(80)]
     table = tmp_path / "t.csv"
     table.write_text("x,z,label\n" + "".join(f"{x},{z},{SEPARATION[kind](x, z, i)}\n" for x, z, i in lines))
@@ -111,7 +117,7 @@ def test_data_without_a_minimum_never_read_as_converged(tmp_path, capsys, kind, 
     assert statuses == {"0.0": end, "1e-30": end, "0.1": {"converged"}}
 
 
-def test_polyak_and_normalised_reach_newtons_values(tmp_path, capsys):
+def test_polyak_and_normalised_reach_newtons_values(tmp_path, capsys, no_pictures):
     words = ["--n", "80", "--k", "1", "--l2", "0.1", "0.5", "--tol", "1e-5", "--fmin", "solve"]
     names = ("newton", "polyak", "normalised")
     assert regression.main([*words, "--optimizer", *names, "--out", str(tmp_path)]) == 0
@@ -124,7 +130,7 @@ def test_polyak_and_normalised_reach_newtons_values(tmp_path, capsys):
     capsys.readouterr()
 
 
-def test_an_fmin_that_is_no_minimum_is_explained(tmp_path, capsys):
+def test_an_fmin_that_is_no_minimum_is_explained(tmp_path, capsys, no_pictures):
     words = ["--n", "80", "--k", "2", "--l2", "0", "--optimizer", "polyak", "--out", str(tmp_path)]
     for extra, said in (
         ([], "F* = 0 is below what these data reach"),
@@ -140,7 +146,9 @@ def test_an_fmin_that_is_no_minimum_is_explained(tmp_path, capsys):
     assert "give --fmin solve, --fmin VALUE or --l2 0" in capsys.readouterr().err
 
 
-def test_with_l2_scaled_strong_penalties_leave_corrected_probabilities_of_all_k_alike(tmp_path, capsys):
+def test_with_l2_scaled_strong_penalties_leave_corrected_probabilities_of_all_k_alike(
+    tmp_path, capsys, no_pictures
+):
     # w = −∇F(0) / λ to first order: predict_proba's (1 + 1/k) w is then the same for every k.
     words = ["--n", "200", "--k", "1", "3", "--l2", "300", "--optimizer", "newton", "--out", str(tmp_path)]
     assert regression.main([*words, "--l2-scaled"]) == 0

@@ -94,7 +94,7 @@ def polyak(objective, w, observe, fmin):
         value, gradient = objective.value_and_gradient(w)
         if observe(w, value, gradient) or value <= fmin:
             return
-        # Unlike ‖∇F‖², ‖∇F‖ does not underflow on the way to a loss of 0.
+        # Divided twice, since on the way to a loss of 0 the square of the norm underflows first.
         norm = np.linalg.norm(gradient)
         w = w - (value - fmin) / norm * (gradient / norm)
 
