@@ -144,13 +144,17 @@ def cell(counts, seconds, max_iter):
     return f"{middle:,.0f} [{spread}] ({1e3 * np.median(seconds):.3g})"
 
 
-def main(argv=None):
+def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--k", type=float, nargs="+", default=[10.0, 3.0, 1.0])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--max-iter", type=int, default=10000)
     parser.add_argument("--out", default="", metavar="DIR", help="write acceleration.png there")
-    args = parser.parse_args(argv)
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    args = parse_args(argv)
     counts, courses, rates = {}, {}, {}
     pictured = ("logistic", f"rlo k={args.k[len(args.k) // 2]:g}")
     for seed in range(args.seeds):
