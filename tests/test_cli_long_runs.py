@@ -50,6 +50,7 @@ def rows_of(directory):
 # --- batches in parts ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [[], ["--clip-grad", "0.1"]])
 def test_a_batch_in_parts_trains_as_the_whole_batch(here, flags):
     for parts in (1, 3):  # 1,437 images by 100, by 3: neither is even
@@ -81,6 +82,7 @@ def test_flags_that_cannot_work_are_refused(here, capsys, flags, says):
 # --- resume auto --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_resume_auto_starts_goes_on_and_finishes_with_one_command(here, capsys):
     command = [*TINY, "--resume", "auto"]
     assert run(*command, "--max-steps", 5) == 0

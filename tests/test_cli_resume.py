@@ -101,6 +101,7 @@ def run(finished, tmp_path):
     return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_resuming_a_finished_run_says_so_and_epochs_may_grow(run, cli):
     done = cli("train.py", "--resume", run)
     assert "step 3 of 3" in done.stdout and "best test accuracy" in done.stdout
@@ -108,6 +109,7 @@ def test_resuming_a_finished_run_says_so_and_epochs_may_grow(run, cli):
     assert [row["epoch"] for row in rows_of(run)] == ["1", "2"]
 
 
+@pytest.mark.slow
 def test_a_flag_that_contradicts_the_run_is_refused_by_name(run, cli):
     before = (run / "config.json").read_bytes()
     for flags, message in [
@@ -123,6 +125,7 @@ def test_a_flag_that_contradicts_the_run_is_refused_by_name(run, cli):
     assert before != (run / "config.json").read_bytes()  # the new number of epochs is what goes on
 
 
+@pytest.mark.slow
 def test_an_epoch_that_max_steps_cut_is_finished_when_it_goes_on(tmp_path, cli):
     cli("train.py", *SMALL, "--out", tmp_path, "--max-steps", 2)
     run = tmp_path / "run"

@@ -204,6 +204,7 @@ def test_a_run_that_another_process_holds_is_skipped(tmp_path, cli):
     assert not (tmp_path / "runs" / f"{run.run_name}.log").exists()
 
 
+@pytest.mark.slow
 def test_a_sweep_runs_what_is_missing_and_names_what_failed(tmp_path, cli):
     grid = ["sweep.py", "--loss", "ce", "root", "--out", "r", "--jobs", 2]
     out = cli(*grid, "--", *TINY, "--max-steps", 1).stdout
@@ -218,6 +219,7 @@ def test_a_sweep_runs_what_is_missing_and_names_what_failed(tmp_path, cli):
     assert failed.stderr.count("sweep.py: failed:") == 2 and "not divisible" in failed.stdout
 
 
+@pytest.mark.slow
 def test_a_stopped_sweep_stops_its_runs_and_continues_them(tmp_path, cli):
     words = ["--seed", 0, 1, "--out", "r", "--jobs", 2, "--", *TINY, "--max-steps", 30]
     sweep_process = subprocess.Popen(
@@ -237,6 +239,7 @@ def test_a_stopped_sweep_stops_its_runs_and_continues_them(tmp_path, cli):
     assert len(list(tmp_path.glob("r/*/metrics.csv"))) == 2
 
 
+@pytest.mark.slow
 def test_a_grid_runs_through_submitits_local_executor(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     words = ["--seed", "0", "1", "--out", "r", "--launcher", "submitit", "--slurm", "cluster=local", "time=9"]

@@ -70,6 +70,7 @@ def image_folder(tmp_path):
 # --- what it trains -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "net,loss",
     [
@@ -91,6 +92,7 @@ def test_every_family_and_every_loss_train_two_steps(here, net, loss, capsys):
     assert last_line == f"best test accuracy {float(row['test_acc']):.2f} % at epoch 1 · runs/run"
 
 
+@pytest.mark.slow
 def test_training_learns_the_digits(here, capsys):
     assert run_main("--dataset", "digits", "--net", "resnet20", "--epochs", 3, "--bs", 64) == 0
     run = here / "runs" / "digits-resnet20-root-k3-m3-epochs3-bs64-seed0"
@@ -147,6 +149,7 @@ def test_learning_rate_follows_the_family(here):
         assert json.loads((here / "runs" / net / "config.json").read_text())["lr"] == lr
 
 
+@pytest.mark.slow
 def test_label_noise_makes_training_labels_wrong_and_leaves_the_test_set(here):
     flags = ["--dataset", "digits", "--net", "resnet20", "--bs", 64, "--epochs", 3, "--label-noise", 0.5]
     assert run_main(*flags, "--run-name", "run") == 0

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import pytest
 from conftest import ROOT, environment
 
 # What CONTRIBUTING.md asks for, in one module: the files of a newcomer, and then the lines.
@@ -68,6 +69,7 @@ for line in sys.stdin:  # all in one process, which has imported torch once
 """
 
 
+@pytest.mark.slow
 def test_a_loss_a_net_a_data_set_and_an_optimiser_of_ones_own_go_all_the_way(tmp_path):
     (tmp_path / "programs.py").write_text(PLUGIN.format(root=str(ROOT)) + PROGRAMS)
 

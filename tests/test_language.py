@@ -103,6 +103,7 @@ def trained(tmp_path_factory):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["root", "rlo", "ce"])
 def test_the_trainer_ends_with_the_same_weights_however_it_accumulates(trained, name):
     whole = trained(CausalLMLoss(name), 8, 1)

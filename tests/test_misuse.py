@@ -375,6 +375,7 @@ LIMITED += "sys.argv = sys.argv[1:]; sys.path.insert(0, sys.argv[1]); del sys.ar
 LIMITED += "runpy.run_path(sys.argv[0], run_name='__main__')"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("script", "flags", "says"), PROCESSES, ids=[f"{s} {f}" for s, f, _ in PROCESSES])
 def test_a_misuse_in_a_process_of_its_own_is_one_line_too(work, script, flags, says):
     before = sandbox.snapshot(work.parent.parent)
