@@ -94,9 +94,12 @@ class BatchTransform:
     interpolation : {'bilinear', 'bicubic'}
     crop_pct : float
         Share of the side that the centre crop after a resize keeps.
+    channels_last : bool
+        Memory layout of the batches.
     """
 
-    def __init__(self, size, mean, std, device, interpolation="bilinear", crop_pct=1.0):
+    def __init__(self, size, mean, std, device, interpolation="bilinear", crop_pct=1.0, channels_last=False):
+        self._layout = torch.channels_last if channels_last else torch.contiguous_format
         self.size, self.device = size, device
         self._interpolation, self._crop_pct = interpolation, crop_pct
         mean, std = (torch.tensor(v, dtype=torch.float64).view(1, 3, 1, 1) for v in (mean, std))
@@ -111,7 +114,7 @@ class BatchTransform:
         ----------
         images : Tensor of uint8, shape (B, C, H, W)
         draws : Draws
-            Of the same B samples, on the CPU.
+            Of the same B samples, on the device.
 
         Returns
         -------
@@ -120,8 +123,7 @@ class BatchTransform:
         pad = pad_of(self.size)
         padded = torch.nn.functional.pad(self.resize(images), (pad,) * 4)
         everyone = torch.arange(len(images), device=self.device)
-        top, left = (t.to(self.device, non_blocking=True) for t in (draws.top, draws.left))
-        return crop(padded, self.size, everyone, top, left)
+        return crop(padded, self.size, everyone, draws.top, draws.left)
 
     def resize(self, images: torch.Tensor) -> torch.Tensor:
         """Square uint8 images at the size wanted."""
@@ -148,12 +150,12 @@ class BatchTransform:
         if draws is not None and draws.ops is not None:
             images = randaugment(images.expand(-1, 3, -1, -1), draws.ops)
         shape = (len(images), 3, self.size, self.size)
+        out = torch.empty(shape, device=self.device, memory_format=self._layout)
         if self.device.type == "cuda":
             # one kernel: it converts, multiplies and adds in registers
-            out = torch.empty(shape, device=self.device)
             return torch.addcmul(self.bias, images, self.scale, out=out)
         # elsewhere mixed types would be converted to temporary tensors; in place is three lean passes
-        return torch.empty(shape, device=self.device).copy_(images).mul_(self.scale).add_(self.bias)
+        return out.copy_(images).mul_(self.scale).add_(self.bias)
 
     def _flip(self, images: torch.Tensor, flip: torch.Tensor) -> torch.Tensor:
         if self.device.type == "cpu":
@@ -161,5 +163,4 @@ class BatchTransform:
             both = torch.cat([images, images.flip(-1)])
             return both.index_select(0, torch.arange(len(images)) + len(images) * flip)
         # no list of the images to flip, whose length the host would have to wait for
-        flip = flip.to(self.device, non_blocking=True)
         return torch.where(flip[:, None, None, None], images.flip(-1), images)

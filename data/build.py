@@ -162,7 +162,7 @@ def build_data(
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise DataError(f"{name}: the decoded images do not fit into memory; use --cache none") from error
 
-    transform = BatchTransform(size, mean, std, device, interpolation, crop_pct)
+    transform = BatchTransform(size, mean, std, device, interpolation, crop_pct, options.channels_last)
     rank = {"rank": options.rank, "world_size": options.world_size}
     tensors = {key: torch.from_numpy(split.labels).to(device) for key, split in parts.items()}
     train, counts, wrong = None, [], 0.0

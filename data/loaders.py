@@ -91,11 +91,13 @@ class TrainLoader:
         epoch, start, self._start = self._epoch, self._start, 0
         n = len(self._labels)
         order = plan.permutation(n, self._seed, epoch)
-        draws = plan.draw(n, self._seed, epoch, **self._kinds) if self._augment else None
+        # one copy an epoch, here and below, so that no batch has to wait for its own
+        draws = None
+        if self._augment:
+            draws = plan.draw(n, self._seed, epoch, **self._kinds).to(self._labels.device)
         yield from self._epoch_batches(order, draws, self._parts[start:])
 
     def _epoch_batches(self, order, draws, parts):
-        # one copy an epoch, so that no batch has to wait for its indices
         order_here = order.to(self._labels.device, non_blocking=True)
         images = self._store.train_batches(order, order_here, draws, parts, self._transform)
         for (first, last), batch in zip(parts, images, strict=True):

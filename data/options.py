@@ -56,6 +56,8 @@ class DataOptions:
         A set without training images is taken as well; an image folder then needs `class_names`.
     class_names : sequence of str, optional
         What the classes are to be called: a set with other ones is refused by name.
+    channels_last : bool
+        Memory layout of the batches: a pixel's channels together, as convolutions want it.
     """
 
     augment: bool = True
@@ -79,6 +81,7 @@ class DataOptions:
     crop_pct: float | None = None
     eval_only: bool = False
     class_names: Sequence[str] | None = None
+    channels_last: bool = False
 
     def check(self) -> None:
         """Refuse values that make no sense, each by one line.

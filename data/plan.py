@@ -41,6 +41,13 @@ class Draws:
     flip: torch.Tensor | None
     ops: torch.Tensor | None
 
+    def to(self, device: torch.device) -> Draws:
+        """Crops and flips on the device; RandAugment sorts by its operations on the CPU."""
+        top, left, flip = (
+            None if x is None else x.to(device, non_blocking=True) for x in (self.top, self.left, self.flip)
+        )
+        return Draws(top, left, flip, self.ops)
+
     def __getitem__(self, where: slice) -> Draws:
         return Draws(
             self.top[where],

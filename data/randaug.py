@@ -80,9 +80,7 @@ def _apply(x: Tensor, codes: Tensor, numbers: Tensor, sizes: list[int], constant
             flat.copy_(flat.mean((2, 3), keepdim=True))
         mixed.lerp_(degenerate, weight[2])
     if len(sharpened) and min(x.shape[-2:]) > 2:  # mixed with its blurred form, whose border is its own
-        inner = sharpened[..., 1:-1, 1:-1]
-        blurred = F.avg_pool2d(sharpened, 3, 1, divisor_override=13).add_(inner, alpha=4 / 13)
-        inner.lerp_(blurred, weight[3])
+        sharpened[..., 1:-1, 1:-1].lerp_(F.avg_pool2d(sharpened, 3, 1), weight[3])
 
     if len(looked_up):
         levels = looked_up.long()
@@ -105,9 +103,9 @@ def _stretch(x: Tensor, levels: Tensor, half: Tensor, equalized: int, one: Tenso
         some.sub_(some.amin((2, 3), keepdim=True))
     if equalized:
         at = levels[-equalized:].flatten(2)
-        darker = x.new_zeros(equalized, 3, 257)  # than each level
+        darker = one.new_zeros(equalized, 3, 257)  # than each level; whole numbers add up in any order
         darker[..., 1:].scatter_add_(2, at, one.expand_as(at))
-        torch.gather(darker.cumsum_(2), 2, at, out=x[-equalized:].flatten(2))
+        x[-equalized:].flatten(2).copy_(darker.cumsum_(2).gather(2, at))
     top = x.amax((2, 3), keepdim=True)
     step = top / 255
     if equalized:
@@ -121,7 +119,7 @@ class _Constants(NamedTuple):
 
     grids: Tensor  # (2 · operations, H, W, 2): where the pixel of a moved image comes from
     tables: list[Tensor]  # (256,): Posterize, Solarize
-    one: Tensor
+    one: Tensor  # int32, to count with
 
 
 @lru_cache(maxsize=8)
@@ -137,7 +135,7 @@ def _constants(device: torch.device, height: int, width: int) -> _Constants:
         t.flatten().float().to(device)
         for t in (vision.posterize(levels, _BITS), vision.solarize(levels, _SOLARIZE))
     ]
-    return _Constants(grids.to(device), tables, torch.ones(1, device=device))
+    return _Constants(grids.to(device), tables, torch.ones(1, dtype=torch.int32, device=device))
 
 
 def _move(image: Tensor, name: str, sign: int) -> Tensor:
@@ -171,6 +169,8 @@ def _numbers() -> Tensor:
     for name, row in zip(OPERATIONS, table, strict=True):
         if name in ("Brightness", "Color", "Contrast", "Sharpness"):
             row[:, 0] = torch.tensor([-0.9, 0.9]) * _STRENGTH
+        if name == "Sharpness":  # PIL's blur weighs the centre by 5/13, and 8 neighbours by 1/13
+            row[:, 0] *= 9 / 13  # of the mean of all 9 of them
         if name in ("Color", "Contrast"):
             row[:, 1:] = torch.tensor(_LUMA)
         if name == "Equalize":

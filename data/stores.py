@@ -54,10 +54,8 @@ class DeviceStore:
     def train_batches(self, order, order_here, draws, parts, transform: BatchTransform) -> Iterator:
         """See `loaders.TrainLoader`."""
         if draws is not None and self._padded:
-            device = self._images.device
-            top, left = (t.to(device, non_blocking=True) for t in (draws.top, draws.left))
             for a, b in parts:
-                yield crop(self._images, self._size, order_here[a:b], top[a:b], left[a:b])
+                yield crop(self._images, self._size, order_here[a:b], draws.top[a:b], draws.left[a:b])
             return
         for a, b in parts:
             batch = self._images.index_select(0, order_here[a:b])
