@@ -5,6 +5,7 @@ import sys
 import time
 from contextlib import nullcontext
 from datetime import timedelta
+from inspect import signature
 
 import torch
 import torch.distributed as dist
@@ -88,11 +89,14 @@ class World:
         if self.size == 1:
             return net
         on_gpu = self.device.type == "cuda"
-        wrapped = torch.nn.parallel.DistributedDataParallel(
+        ddp = torch.nn.parallel.DistributedDataParallel
+        names = ("forward_sync_buffers", "broadcast_buffers")  # newer torch, older torch
+        unshared = next(n for n in names if n in signature(ddp).parameters)
+        wrapped = ddp(
             net,
             device_ids=[self.device.index] if on_gpu else None,
             gradient_as_bucket_view=True,
-            broadcast_buffers=False,  # see share_buffers
+            **{unshared: False},  # see share_buffers
         )
         if not on_gpu and self.size > 2:
             wrapped.register_comm_hook(self.size, _mean_in_order_of_rank)
