@@ -1,0 +1,103 @@
+"""The CUDA path on a device that is not there (tests/fakecuda.py): no step waits, no devices mix, runs run."""
+
+import csv
+
+import fakecuda
+import pytest
+import torch
+
+# Flags of a step, and the kernels it may launch: some 3 % more than when this was written.
+STEPS = [
+    ("--net vit --loss root", 1150),
+    ("--net vit_tiny --loss rlo --opt adamw --cache ram --randaug", 575),
+    ("--net resnet18 --loss ce --opt sgd --label-noise 0.4", 390),
+    ("--net vgg11 --loss focal --clip-grad 1 --cache ram", 250),
+    ("--net swin_tiny --loss rlo --label-smoothing 0.1 --warmup 0.5", 1570),
+    ("--net cait --loss root --opt sgd --clip-grad 1 --patch 8", 1000),
+    ("--net resnet20 --loss root --accumulate 3 --mixup 0.2", 1330),
+    ("--net resnet20 --loss ce --ema 0.9 --cutmix 1 --noamp --noaug", 280),
+    ("--net vgg11 --loss focal --opt sgd --amp fp16", 210),
+    ("--net vit_tiny --loss ce --clip-grad 1 --label-noise 0.2 --amp fp16", 515),
+    ("--net timm:resnet10t --loss rlo --freeze --size 48", 175),
+    ("--net vgg11 --loss root --cache none --workers 0 --dataset folder:images --size 32", 250),
+    ("--net vgg11 --loss root --k-end 5 --graph on --bs 16", 25),
+]
+RANDAUGMENT = 60
+
+
+@pytest.fixture(scope="module")
+def stand_in(tmp_path_factory):
+    return fakecuda.compile_stand_in(tmp_path_factory.mktemp("cc")) or pytest.skip("no C compiler")
+
+
+@pytest.fixture
+def images(tmp_path):
+    """An image folder of two classes, 44 images to train on."""
+    from PIL import Image
+
+    for split, count in (("train", 22), ("val", 4)):
+        for name in ("ant", "bee"):
+            (tmp_path / "images" / split / name).mkdir(parents=True)
+            for i in range(count):
+                Image.new("RGB", (32, 32), (9 * i, 99, 0)).save(
+                    tmp_path / "images" / split / name / f"{i}.png"
+                )
+
+
+@pytest.mark.parametrize("which", [STEPS[:4], STEPS[4:7], STEPS[7:]], ids=["vits, CNNs", "deep", "others"])
+def test_a_step_never_waits_mixes_no_devices_can_be_deterministic_and_keeps_to_its_kernels(
+    stand_in, tmp_path, images, which
+):
+    cases = [{"flags": f"--bs 32 {flags}", "images": 96 if "graph" in flags else 64} for flags, _ in which]
+    rows = fakecuda.scenario(stand_in, "steps", cases, tmp_path)
+    for (flags, budget), row in zip(which, rows, strict=True):
+        waits = {where: n for where, n in row["waits"].items() if not where.startswith("engine/meter.py")}
+        assert not row["varies"], f"{flags} has no deterministic kernel for {row['varies']}"
+        assert not waits and sum(row["waits"].values()) <= 4, f"{flags} waits: {row['waits']}"
+        assert sum(row["in_test"].values()) <= 4, f"{flags} waits in a test: {row['in_test']}"
+        print(f"{row['kernels']:6.0f} of {budget} kernels a step: {flags}")
+        assert row["kernels"] <= budget, (flags, row["kernels"], row["by_line"])
+
+
+def test_randaugment_costs_sixty_kernels_and_no_wait(stand_in, tmp_path):
+    cases = [{"flags": f"--bs 512 --net vgg11{more}", "images": 512} for more in ("", " --randaug")]
+    plain, augmented = fakecuda.scenario(stand_in, "steps", cases, tmp_path)
+    assert augmented["kernels"] - plain["kernels"] <= RANDAUGMENT
+    assert augmented["waits"] == plain["waits"]
+
+
+def test_a_run_starts_stops_continues_and_is_tested(stand_in, tmp_path):
+    run = "--dataset digits --net vit_tiny --patch 4 --dimhead 64 --bs 720 --run-name a"
+    commands = [
+        {"flags": f"{run} --epochs 2 --save-every 1", "signal_at": 1},
+        {"flags": "--resume runs/a"},
+        {"flags": "--resume runs/a --eval-only"},
+        {"flags": f"{run[:-1]}b --epochs 1", "compiler": "broken"},
+        {"flags": f"{run[:-1]}c --epochs 1 --compile on", "compiler": "broken"},
+    ]
+    stopped, resumed, tested, fell_back, refused = fakecuda.scenario(stand_in, "runs", commands, tmp_path)
+    assert stopped["code"] == 143 and "stopped at step 1 of 4; continue with --resume" in stopped["said"]
+    assert resumed["code"] == 0 and "step 1 of 4" in resumed["said"], resumed["said"]
+    assert "1 × cuda, bfloat16" in resumed["said"]
+    with open(tmp_path / "runs/a/metrics.csv") as file:
+        assert [row["step"] for row in csv.DictReader(file)] == ["2", "4"]
+    weights = torch.load(tmp_path / "runs/a/best.pt", weights_only=True)["model"].values()
+    assert {x.device.type for x in weights} == {"cpu"}
+    assert tested["code"] == 0 and "test accuracy" in tested["said"]
+    assert fell_back["code"] == 0
+    assert "note    not compiled, torch.compile does not work here (no C compiler)" in fell_back["said"]
+    assert refused["code"] == 2 and refused["said"].count("\n") == 1 and "no C compiler" in refused["said"]
+
+
+def test_precision_follows_what_the_gpu_computes_in(stand_in, tmp_path):
+    capabilities = {"V100": [7, 0], "T4": [7, 5], "A100": [8, 0], "H100": [9, 0]}
+    cases = [
+        [capability, amp] for capability in capabilities.values() for amp in ("auto", "bf16", "fp16", "off")
+    ]
+    said = iter(fakecuda.scenario(stand_in, "precisions", cases, tmp_path))
+    refusal = "--amp bf16: this GPU does not compute in bfloat16; use --amp fp16"
+    for gpu in capabilities:
+        auto, bf16, fp16, off = (next(said) for _ in range(4))
+        old = gpu in ("V100", "T4")
+        assert auto == (fp16 if old else "bfloat16") and bf16 == (refusal if old else "bfloat16"), gpu
+        assert fp16 == "float16 with a scaler" and off == "float32"
