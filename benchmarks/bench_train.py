@@ -46,6 +46,9 @@ def parse_args(argv=None):
     p.add_argument("--steps", type=number(int, 2), metavar="N", help="in a turn (default: 50, on a CPU 4)")
     p.add_argument("--rounds", type=number(int, 1), default=3, metavar="N", help="turns of each loop")
     p.add_argument("--compile", choices=("on", "off"), default="off", help="torch.compile, in our loop only")
+    p.add_argument(
+        "--graph", choices=("on", "off"), default="off", help="a step as one CUDA graph, in our loop only"
+    )
     p.add_argument("--workers", type=number(int, 1), default=2, metavar="N", help="of the baseline's loader")
     return p.parse_args(argv)
 
@@ -59,7 +62,7 @@ def our_trainer(args, net, device):
     optimizer = build_optimizer("adam", model.parameters(), facts.lr, 0.0, device)
     return Trainer(
         model, build_loss(args.loss), optimizer, World(args.device), Precision(device),
-        channels_last=facts.channels_last, compiled=args.compile == "on",
+        channels_last=facts.channels_last, compiled=args.compile == "on", graphed=args.graph == "on",
     )  # fmt: skip
 
 
