@@ -17,7 +17,7 @@ from losses import loss_names, loss_parameters
 NOT_OF_THE_RUN = {"resume", "eval_only", "list_nets", "quick"}
 # Flags that say where and how a run is made; two runs that differ in no other are the same.
 WHERE_AND_HOW = {
-    "out", "data_dir", "cache", "workers", "device", "compile", "save_every", "wandb", "threads",
+    "out", "data_dir", "cache", "workers", "device", "compile", "graph", "save_every", "wandb", "threads",
 }  # fmt: skip
 # Flags that a resumed run may change; any other that contradicts the run is refused by name.
 FREE_ON_RESUME = {
@@ -126,6 +126,8 @@ def train_parser(documentation: str = "Train an image classifier.\n\npython trai
     device("--noamp", dest="amp", action="store_const", const="off", help="the same as --amp off")
     device("--compile", choices=("auto", "on", "off"), default="auto",
            help="torch.compile net and loss; auto: for long runs on CUDA")
+    device("--graph", choices=("auto", "on", "off"), default="auto",
+           help="replay a step as one CUDA graph, for one GPU that waits for launches; auto: off, for now")
     device("--deterministic", action="store_true",
            help="deterministic kernels only, so that resuming is exact on CUDA too; slower")
     device("--threads", type=number(int, 0, 4096), default=0, metavar="N",

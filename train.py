@@ -108,7 +108,8 @@ def train(args, typed):
         args.resume = str(find_run(args.out, vars(args)) or "")
         if args.resume:
             config = read_config(args.resume)
-            args.threads, args.compile = (config.get(n, getattr(args, n)) for n in ("threads", "compile"))
+            for name in ("threads", "compile", "graph"):
+                setattr(args, name, config.get(name, getattr(args, name)))
     args.threads, why = set_threads(args.threads, watch)
 
     world, directory, path = World(args.device), None, None
@@ -150,6 +151,7 @@ def build(args, typed, world, stop, known_data=None):
 
     from data import build_data
     from engine.checkpoint import seed_everything
+    from engine.graph import why_not_graph
     from engine.identity import same_data
     from engine.optim import build_optimizer
     from engine.precision import Precision, choose_kernels, why_not_compile
@@ -190,6 +192,7 @@ def build(args, typed, world, stop, known_data=None):
         world_size=world.size, mean=wishes.mean, std=wishes.std, interpolation=wishes.interpolation,
         crop_pct=wishes.crop_pct, eval_only=args.eval_only,
         class_names=info.class_names if info and args.eval_only else None,
+        channels_last=net_facts(args.net).channels_last,
     )  # fmt: skip
     data = build_data(args.dataset, args.data_dir, size or 0, args.bs, world.device, options)
     if known_data and not args.eval_only:
@@ -234,9 +237,16 @@ def build(args, typed, world, stop, known_data=None):
     else:
         args.compile = "off"  # a resumed run computes as it has begun
 
+    why_not = why_not_graph(precision, world.size, args.accumulate, args.clip_grad)
+    if args.graph == "on" and why_not:
+        if "graph" in typed:
+            raise UserError(f"--graph on: {why_not}; leave it out here")
+        notes.append(f"without a graph a step: {why_not}")  # a run that was begun elsewhere
+    args.graph = "on" if args.graph == "on" and not why_not and not args.eval_only else "off"
+
     trainer = Trainer(
         net, loss, optimizer, world, precision, channels_last=channels_last, accumulate=args.accumulate,
-        clip_grad=args.clip_grad, ema=args.ema, compiled=args.compile == "on",
+        clip_grad=args.clip_grad, ema=args.ema, compiled=args.compile == "on", graphed=args.graph == "on",
     )  # fmt: skip
     if not (info and args.eval_only):
         info = ModelInfo(
@@ -255,7 +265,7 @@ def build(args, typed, world, stop, known_data=None):
     shown = " ".join(f"{name}={value:g}" for name, value in loss_options.items())
     job.say(f"net     {args.net}, {count_parameters(net):,} parameters{' learn' if args.freeze else ''}")
     job.say(f"loss    {args.loss} {shown}{smoothed}{f', to k={args.k_end:g}' if args.k_end else ''}")
-    compiled = ", compiled" if args.compile == "on" else ""
+    compiled = ", compiled" * (args.compile == "on") + ", a graph a step" * (args.graph == "on")
     job.say(f"device  {world.size} × {world.device.type}, {precision}{compiled}")
     return job
 
@@ -317,7 +327,7 @@ def run_epochs(job, directory):
             "step": progress.step,
             "train_loss": train_loss,
             "train_acc": train_acc,
-            "lr": trainer.optimizer.param_groups[0]["lr"],
+            "lr": float(trainer.optimizer.param_groups[0]["lr"]),
             "test_loss": math.nan,  # until the end, where a validation set chooses
             "test_acc": math.nan,
             **{f"{chooser}_{name}": value for name, value in scores.items()},

@@ -56,4 +56,7 @@ def learning_rate(step: int, base: float, total_steps: int, warmup_steps: int = 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        if hasattr(group["lr"], "fill_"):  # a tensor, see graph.make_capturable
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr

@@ -1,13 +1,13 @@
 """One step of training and one of testing: net, loss, optimiser and precision, on one device or many."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .distributed import World
+from .graph import StepGraph, make_capturable
 from .meter import Meter
 from .optim import set_learning_rate
 from .precision import Precision
@@ -52,6 +52,8 @@ class Trainer:
         Decay of a moving average of the weights and buffers, `averaged`; 0: none.
     compiled : bool
         ``torch.compile`` net and loss, one graph a shape.
+    graphed : bool
+        Record a step as a CUDA graph and replay it (see :func:`engine.graph.why_not_graph`).
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Trainer:
         clip_grad: float = 0.0,
         ema: float = 0.0,
         compiled: bool = False,
+        graphed: bool = False,
     ) -> None:
         self.net, self.loss, self.optimizer, self.world, self.precision = (
             net, loss, optimizer, world, precision,
@@ -78,10 +81,21 @@ class Trainer:
         inner = NetAndLoss(net, loss, precision, channels_last)
         # dynamic=False: else the smaller last batch makes a graph for all sizes, that then serves all batches
         self._forward = torch.compile(inner, dynamic=False) if compiled else inner
+        if compiled and world.size > 1:
+            # else Dynamo cuts the graph at each of DDP's buckets
+            torch._dynamo.config.optimize_ddp = False
         self._synchronised = world.wrap(self._forward)
+        self._whole = None
+        if graphed:
+            make_capturable(optimizer, world.device)
+            self._whole = StepGraph(self._train_on)
         self.averaged = None
         if ema:
-            self.averaged = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(ema), use_buffers=True)
+            self.averaged = AveragedModel(net, use_buffers=True)
+            self._average = get_ema_multi_avg_fn(ema)
+            both = [[*m.parameters(), *m.buffers()] for m in (self.averaged.module, net)]
+            self._floats = [[x for x in xs if x.is_floating_point()] for xs in both]
+            self._counters = [[x for x in xs if not x.is_floating_point()] for xs in both]
             self._forward_averaged = NetAndLoss(self.averaged.module, loss, precision, channels_last)
 
     def step(
@@ -103,23 +117,51 @@ class Trainer:
         whole_batch : int
             Images of the global batch.
         """
-        optimizer, scaler, world = self.optimizer, self.precision.scaler, self.world
-        set_learning_rate(optimizer, lr)
+        world = self.world
+        set_learning_rate(self.optimizer, lr)
         parts = parts_of(whole_batch, world.size, self.accumulate)
         cut = zip(*(x.tensor_split(parts) for x in (images, labels, target)), strict=True)
         for part, (some_images, some_labels, some_target) in enumerate(cut, 1):
-            last = part == parts
-            with nullcontext() if last else world.unsynchronised(self._synchronised):
-                loss, logits = self._synchronised(some_images, some_target)
-                # DDP averages over processes, however uneven their shares: make it the whole batch's mean.
-                scaler.scale(loss * (len(some_labels) * world.size / whole_batch)).backward()
-            norm = self._norm() if last else None
+            # DDP averages over processes, however uneven their shares: make it the whole batch's mean.
+            share = len(some_labels) * world.size / whole_batch
+            if self._whole is not None:
+                loss, logits, norm = self._whole(some_images, some_target)
+            elif part == parts:
+                loss, logits, norm = self._train_on(some_images, some_target, share)
+            else:
+                with world.unsynchronised(self._synchronised):
+                    loss, logits = self._backward(some_images, some_target, share)
+                norm = None
             self.meter.update(loss, logits, some_labels, step, norm)
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad()
         if self.averaged is not None:
-            self.averaged.update_parameters(self.net)
+            self._update_average()
+
+    def _backward(self, images: Tensor, target: Tensor, share: float) -> tuple[Tensor, Tensor]:
+        loss, logits = self._synchronised(images, target)
+        self.precision.scaler.scale(loss * share).backward()
+        return loss, logits
+
+    def _train_on(
+        self, images: Tensor, target: Tensor, share: float = 1.0
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The last or only part of a batch, and the optimiser's step: loss, logits and the gradient's norm."""
+        loss, logits = self._backward(images, target, share)
+        norm = self._norm()
+        self.precision.scaler.step(self.optimizer)
+        self.precision.scaler.update()
+        self.optimizer.zero_grad()
+        return loss.detach(), logits.detach(), norm
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        # not by AveragedModel.update_parameters, which copies a counter to the GPU and waits for it
+        if self.averaged.n_averaged == 0:
+            torch._foreach_copy_(*self._floats)
+        else:
+            self._average(*self._floats, None)
+        if self._counters[0]:
+            torch._foreach_copy_(*self._counters)
+        self.averaged.n_averaged += 1
 
     def _norm(self) -> Tensor | None:
         """The gradient's norm, clipped where that is wanted, for the watch on divergence."""

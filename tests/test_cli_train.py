@@ -306,6 +306,7 @@ MISTAKES = [
     ("--opt lion", "--opt"),
     ("--device tpu", "--device"),
     ("--compile maybe", "--compile"),
+    ("--dataset digits --net resnet18 --device cpu --graph on", "--graph on: only CUDA has graphs"),
     ("--patch 0", "--patch"),
     ("--typo 3", "--typo"),
     ("--eval-only", "--resume RUN_DIR or --checkpoint FILE"),

@@ -1,0 +1,184 @@
+"""engine/graph.py: what a CUDA graph does, played by CPU tensors: recorded once, then replayed on the same memory."""
+
+import contextlib
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from engine import trainer as trainer_module
+from engine.distributed import World
+from engine.graph import WARM_UP, StepGraph, why_not_graph
+from engine.optim import build_optimizer
+from engine.precision import Precision
+from engine.trainer import Trainer
+from losses import build_loss
+
+CPU = torch.device("cpu")
+
+
+class Recording(TorchDispatchMode):
+    """As `torch.cuda.CUDAGraph`: what runs in it changes no number; `replay` does it on the tensors it saw."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls, self.before, self.made = [], {}, set()
+
+    def __enter__(self):
+        self.random = torch.get_rng_state()
+        return super().__enter__()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert "_local_scalar_dense" not in func.name(), "the host reads a tensor while a step is recorded"
+        kwargs = kwargs or {}
+        for x in tree_leaves((args, kwargs)):
+            if isinstance(x, torch.Tensor) and x.untyped_storage().data_ptr() not in self.made:
+                self.before.setdefault(x.untyped_storage().data_ptr(), (x.detach(), x.detach().clone()))
+        out = func(*args, **kwargs)
+        outputs = [x for x in tree_leaves(out) if isinstance(x, torch.Tensor)]
+        self.made |= {x.untyped_storage().data_ptr() for x in outputs} - set(self.before)
+        self.calls.append((func, args, kwargs, outputs))
+        return out
+
+    def __exit__(self, *error):
+        super().__exit__(*error)
+        with torch.no_grad():
+            for x, old in self.before.values():
+                x.copy_(old)
+        torch.set_rng_state(self.random)
+
+    @torch.no_grad()
+    def replay(self):
+        for func, args, kwargs, outputs in self.calls:
+            again = [x for x in tree_leaves(func(*args, **kwargs)) if isinstance(x, torch.Tensor)]
+            for old, new in zip(outputs, again, strict=True):
+                if old.data_ptr() != new.data_ptr():  # the same memory: a view, or changed in place
+                    old.detach().copy_(new)
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    """CUDA's graphs and streams, as far as they are used; gives the list of the graphs that were recorded."""
+    recorded = []
+    stream = type("Stream", (), {"wait_stream": lambda self, other: None})
+
+    def record(graph, **_):
+        recorded.append(graph)
+        return graph
+
+    for name, value in {
+        "CUDAGraph": Recording, "graph": record, "Stream": stream, "current_stream": stream,
+        "stream": lambda s: contextlib.nullcontext(),
+    }.items():  # fmt: skip
+        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda self, s: None)
+    return recorded
+
+
+def train(graphed, opt="adam", ema=0.0, clip_grad=0.0):
+    """Ten steps of two epochs with a partial batch each; everything they leave behind."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(), nn.LazyLinear(4)
+    )
+    net(torch.zeros(2, 3, 6, 6))
+    optimizer = build_optimizer(opt, net.parameters(), 1.0, 0.01, CPU)
+    trainer = Trainer(
+        net, build_loss("root"), optimizer, World("cpu"), Precision(CPU), ema=ema, clip_grad=clip_grad,
+        graphed=graphed,
+    )  # fmt: skip
+    trainer.train_mode()
+    generator = torch.Generator().manual_seed(1)
+    for step in range(1, 11):
+        size = 5 if step in (5, 10) else 8
+        images, labels = torch.rand(size, 3, 6, 6, generator=generator), torch.arange(size) % 4
+        trainer.step(images, labels, labels, step, 2.0**-step, size)  # rates that float32 holds exactly
+    state = {
+        "net": net.state_dict(),
+        "optimizer": optimizer.state_dict()["state"],
+        "meter": trainer.meter.state(),
+    }
+    state["random"] = torch.get_rng_state()
+    if ema:
+        state["ema"] = trainer.averaged.state_dict()
+    return copy.deepcopy(state)
+
+
+def same(a, b):
+    a, b = tree_leaves(a), tree_leaves(b)
+    return len(a) == len(b) and all(
+        torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y for x, y in zip(a, b, strict=True)
+    )
+
+
+@pytest.mark.parametrize("options", [{}, {"opt": "sgd", "clip_grad": 0.1}, {"opt": "adamw", "ema": 0.5}])
+def test_replayed_steps_are_the_steps_bit_for_bit(graphs, options):
+    plain, graphed = train(False, **options), train(True, **options)
+    assert len(graphs) == 1, "one graph, of the whole batches; partial ones run as they are"
+    assert same(plain, graphed)
+
+
+def test_a_learning_rate_that_is_no_tensor_would_stay_as_it_was_recorded(graphs, monkeypatch):
+    """The test above sees what it is for."""
+
+    def replace(optimizer, lr):
+        for group in optimizer.param_groups:
+            group["lr"] = torch.tensor(lr)
+
+    plain = train(False)
+    monkeypatch.setattr(trainer_module, "set_learning_rate", replace)
+    assert not same(plain, train(True))
+
+
+def test_the_first_steps_run_and_a_shape_seen_later_is_never_recorded(graphs):
+    ran = []
+    step = StepGraph(lambda x: (ran.append(len(x)), x * 2)[1:])
+    for i in range(WARM_UP + 3):
+        assert step(torch.full((4,), float(i)))[0].tolist() == [2.0 * i] * 4
+        assert step(torch.ones(3))[0].tolist() == [2.0] * 3
+    assert ran.count(4) == WARM_UP + 1 and ran.count(3) == WARM_UP + 3 and len(graphs) == 1
+
+
+def test_where_a_step_is_no_graph_it_is_said_why():
+    there = Precision(CPU)
+    assert "CUDA" in why_not_graph(there, 1, 1, 0.0)
+    there.device = torch.device("cuda")
+    assert why_not_graph(there, 1, 1, 1.0) == ""
+    assert "one process" in why_not_graph(there, 2, 1, 0.0)
+    assert "--accumulate" in why_not_graph(there, 1, 2, 0.0)
+    there.scaler = torch.amp.GradScaler("cpu", enabled=True)
+    assert why_not_graph(there, 1, 1, 0.0) == "" and "--clip-grad" in why_not_graph(there, 1, 1, 1.0)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("amp", ["off", "auto", "fp16"])
+def test_on_a_gpu_a_graphed_run_is_the_eager_run(amp):
+    device = torch.device("cuda", 0)
+    ends = []
+    for graphed in (False, True):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.LazyLinear(4))
+        net(torch.zeros(2, 3, 6, 6))
+        net.to(device)
+        optimizer = build_optimizer("adam", net.parameters(), 1.0, 0.0, device)
+        trainer = Trainer(
+            net,
+            build_loss("root").to(device),
+            optimizer,
+            World("cuda"),
+            Precision(device, amp),
+            graphed=graphed,
+        )
+        trainer.train_mode()
+        for step in range(1, 12):
+            size = 5 if step in (5, 10) else 8
+            images = torch.rand(size, 3, 6, 6, generator=torch.Generator().manual_seed(step)).to(device)
+            labels = torch.arange(size, device=device) % 4
+            trainer.step(images, labels, labels, step, 2.0**-step, size)
+        ends.append([p.detach().cpu() for p in net.parameters()])
+    for eager, graphed in zip(*ends, strict=True):
+        torch.testing.assert_close(graphed, eager, rtol=1e-2, atol=1e-3)
