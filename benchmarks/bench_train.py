@@ -138,7 +138,8 @@ def matmul_rate(device, dtype):
 def measure(args, net):
     """The row of one net; its loops take turns."""
     device = torch.device(args.device)
-    batches = build_data("random", "", args.size, args.bs, device).train
+    layout = {"channels_last": net_facts(net).channels_last}
+    batches = build_data("random", "", args.size, args.bs, device, **layout).train
     trainer = our_trainer(args, net, device)
     batch = next(iter(batches))
     our_epoch(trainer, [batch] * 2)  # compiles and warms up
