@@ -5,7 +5,7 @@ with the line of this project that made it: its kernels, and whether the host wo
 would refuse, tensors of two devices in one operation, raises here too.
 
 Runs in a process of its own, whose library `compile_stand_in` makes answers the few questions that torch's C++ asks
-a CUDA driver:  ``LD_PRELOAD=stand_in.so python tests/fakecuda.py SCENARIO '<JSON>'`` prints JSON.
+a CUDA driver:  ``LD_PRELOAD=stand_in.so python tests/fakecuda.py '{"steps": [{"flags": "--net vit"}]}'`` prints JSON.
 """
 
 from __future__ import annotations
@@ -85,10 +85,10 @@ def compile_stand_in(directory: Path) -> Path | None:
     return library
 
 
-def scenario(library: Path, name: str, argument: object, cwd: Path, timeout: float = 600) -> dict:
-    """Run one of `SCENARIOS` in a process of its own; what it returned."""
+def scenarios(library: Path, cwd: Path, timeout: float = 600, **arguments: object) -> list:
+    """Run some of `SCENARIOS`, by name and with their argument, in a process of their own; what each returned."""
     done = subprocess.run(
-        [sys.executable, __file__, name, json.dumps(argument)],
+        [sys.executable, __file__, json.dumps(arguments)],
         cwd=cwd, env=os.environ | {"LD_PRELOAD": str(library), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True, text=True, timeout=timeout,
     )  # fmt: skip
@@ -374,4 +374,4 @@ if __name__ == "__main__":
         return chosen
 
     SCENARIOS = {"steps": steps, "runs": runs, "precisions": precisions}
-    print(json.dumps(SCENARIOS[sys.argv[1]](json.loads(sys.argv[2]))))
+    print(json.dumps([SCENARIOS[name](argument) for name, argument in json.loads(sys.argv[1]).items()]))

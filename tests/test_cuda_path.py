@@ -10,15 +10,15 @@ import torch
 STEPS = [
     ("--net vit --loss root", 1150),
     ("--net vit_tiny --loss rlo --opt adamw --cache ram --randaug", 575),
-    ("--net resnet18 --loss ce --opt sgd --label-noise 0.4", 390),
-    ("--net vgg11 --loss focal --clip-grad 1 --cache ram", 250),
+    ("--net resnet18 --loss ce --opt sgd --label-noise 0.4", 395),
+    ("--net vgg11 --loss focal --clip-grad 1 --cache ram", 255),
     ("--net swin_tiny --loss rlo --label-smoothing 0.1 --warmup 0.5", 1570),
     ("--net cait --loss root --opt sgd --clip-grad 1 --patch 8", 1000),
     ("--net resnet20 --loss root --accumulate 3 --mixup 0.2", 1330),
     ("--net resnet20 --loss ce --ema 0.9 --cutmix 1 --noamp --noaug", 280),
-    ("--net vgg11 --loss focal --opt sgd --amp fp16", 210),
+    ("--net vgg11 --loss focal --opt sgd --amp fp16", 215),
     ("--net vit_tiny --loss ce --clip-grad 1 --label-noise 0.2 --amp fp16", 515),
-    ("--net timm:resnet10t --loss rlo --freeze --size 48", 175),
+    ("--net timm:resnet10t --loss rlo --freeze --size 48", 185),
     ("--net vgg11 --loss root --cache none --workers 0 --dataset folder:images --size 32", 250),
     ("--net vgg11 --loss root --k-end 5 --graph on --bs 16", 25),
 ]
@@ -49,7 +49,7 @@ def test_a_step_never_waits_mixes_no_devices_can_be_deterministic_and_keeps_to_i
     stand_in, tmp_path, images, which
 ):
     cases = [{"flags": f"--bs 32 {flags}", "images": 96 if "graph" in flags else 64} for flags, _ in which]
-    rows = fakecuda.scenario(stand_in, "steps", cases, tmp_path)
+    (rows,) = fakecuda.scenarios(stand_in, tmp_path, steps=cases)
     for (flags, budget), row in zip(which, rows, strict=True):
         waits = {where: n for where, n in row["waits"].items() if not where.startswith("engine/meter.py")}
         assert not row["varies"], f"{flags} has no deterministic kernel for {row['varies']}"
@@ -59,15 +59,24 @@ def test_a_step_never_waits_mixes_no_devices_can_be_deterministic_and_keeps_to_i
         assert row["kernels"] <= budget, (flags, row["kernels"], row["by_line"])
 
 
-def test_randaugment_costs_sixty_kernels_and_no_wait(stand_in, tmp_path):
+def test_randaugment_costs_sixty_kernels_and_precision_follows_what_the_gpu_computes_in(stand_in, tmp_path):
     cases = [{"flags": f"--bs 512 --net vgg11{more}", "images": 512} for more in ("", " --randaug")]
-    plain, augmented = fakecuda.scenario(stand_in, "steps", cases, tmp_path)
+    gpus = {"V100": [7, 0], "T4": [7, 5], "A100": [8, 0], "H100": [9, 0]}
+    choices = [[capability, amp] for capability in gpus.values() for amp in ("auto", "bf16", "fp16", "off")]
+    (plain, augmented), said = fakecuda.scenarios(stand_in, tmp_path, steps=cases, precisions=choices)
     assert augmented["kernels"] - plain["kernels"] <= RANDAUGMENT
     assert augmented["waits"] == plain["waits"]
 
+    refusal = "--amp bf16: this GPU does not compute in bfloat16; use --amp fp16"
+    for i, gpu in enumerate(gpus):
+        auto, bf16, fp16, off = said[4 * i : 4 * i + 4]
+        old = gpu in ("V100", "T4")
+        assert auto == (fp16 if old else "bfloat16") and bf16 == (refusal if old else "bfloat16"), gpu
+        assert fp16 == "float16 with a scaler" and off == "float32"
+
 
 def test_a_run_starts_stops_continues_and_is_tested(stand_in, tmp_path):
-    run = "--dataset digits --net vit_tiny --patch 4 --dimhead 64 --bs 720 --run-name a"
+    run = "--dataset digits --net resnet20 --bs 720 --run-name a"
     commands = [
         {"flags": f"{run} --epochs 2 --save-every 1", "signal_at": 1},
         {"flags": "--resume runs/a"},
@@ -75,7 +84,8 @@ def test_a_run_starts_stops_continues_and_is_tested(stand_in, tmp_path):
         {"flags": f"{run[:-1]}b --epochs 1", "compiler": "broken"},
         {"flags": f"{run[:-1]}c --epochs 1 --compile on", "compiler": "broken"},
     ]
-    stopped, resumed, tested, fell_back, refused = fakecuda.scenario(stand_in, "runs", commands, tmp_path)
+    (done,) = fakecuda.scenarios(stand_in, tmp_path, runs=commands)
+    stopped, resumed, tested, fell_back, refused = done
     assert stopped["code"] == 143 and "stopped at step 1 of 4; continue with --resume" in stopped["said"]
     assert resumed["code"] == 0 and "step 1 of 4" in resumed["said"], resumed["said"]
     assert "1 × cuda, bfloat16" in resumed["said"]
@@ -87,17 +97,3 @@ def test_a_run_starts_stops_continues_and_is_tested(stand_in, tmp_path):
     assert fell_back["code"] == 0
     assert "note    not compiled, torch.compile does not work here (no C compiler)" in fell_back["said"]
     assert refused["code"] == 2 and refused["said"].count("\n") == 1 and "no C compiler" in refused["said"]
-
-
-def test_precision_follows_what_the_gpu_computes_in(stand_in, tmp_path):
-    capabilities = {"V100": [7, 0], "T4": [7, 5], "A100": [8, 0], "H100": [9, 0]}
-    cases = [
-        [capability, amp] for capability in capabilities.values() for amp in ("auto", "bf16", "fp16", "off")
-    ]
-    said = iter(fakecuda.scenario(stand_in, "precisions", cases, tmp_path))
-    refusal = "--amp bf16: this GPU does not compute in bfloat16; use --amp fp16"
-    for gpu in capabilities:
-        auto, bf16, fp16, off = (next(said) for _ in range(4))
-        old = gpu in ("V100", "T4")
-        assert auto == (fp16 if old else "bfloat16") and bf16 == (refusal if old else "bfloat16"), gpu
-        assert fp16 == "float16 with a scaler" and off == "float32"
