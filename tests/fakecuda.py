@@ -4,8 +4,8 @@ Tensors on it are fake (shape, type, strides, device; no numbers), CPU tensors a
 with the line of this project that made it: its kernels, and whether the host would wait for the device. What a GPU
 would refuse, tensors of two devices in one operation, raises here too.
 
-Runs in a process of its own, whose library `compile_stand_in` makes answers the few questions that torch's C++ asks
-a CUDA driver:  ``LD_PRELOAD=stand_in.so python tests/fakecuda.py '{"steps": [{"flags": "--net vit"}]}'`` prints JSON.
+It runs in a process of its own, where the library of `compile_stand_in` answers the few questions that torch's C++
+asks a CUDA driver:  ``LD_PRELOAD=stand_in.so python tests/fakecuda.py '{"steps": [{"flags": "--net vit"}]}'``
 """
 
 from __future__ import annotations
