@@ -85,7 +85,7 @@ def run(name, device):
     result = "failed" if s.failures else "skipped" if why else "passed"
     return {
         "check": name, "result": result, "seconds": round(time.perf_counter() - began, 1), "why": why,
-        "what": CHECKS[name].__doc__, "failures": s.failures, "rows": s.rows,
+        "what": " ".join(CHECKS[name].__doc__.split()), "failures": s.failures, "rows": s.rows,
     }  # fmt: skip
 
 

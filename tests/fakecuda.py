@@ -124,9 +124,12 @@ if __name__ == "__main__":
             self.events: list[Event] = []
             self.pinned = weakref.WeakValueDictionary()
             self.recording = False  # a CUDA graph, within which nothing may wait
+            self.strict = False  # as after torch.cuda.set_sync_debug_mode("error")
 
         def note(self, kind: str, op: str, kernels: int = 0) -> None:
             assert not (self.recording and kind == "wait"), f"{op} waits while a graph is recorded"
+            if self.strict and kind == "wait":
+                raise RuntimeError(f"called a synchronizing CUDA operation ({op})")
             frame = sys._getframe(2)
             while frame and not _is_ours(frame.f_code.co_filename):
                 frame = frame.f_back
@@ -265,6 +268,7 @@ if __name__ == "__main__":
             mode.recording = False
 
         torch.cuda.graph = record
+        torch.cuda.set_sync_debug_mode = lambda how: setattr(mode, "strict", how == "error")
         torch.Tensor.record_stream = lambda self, stream: None
         torch.version.hip = None
         # torch.tensor(…, device="cuda") is a host tensor and a copy that waits, as in truth
@@ -373,5 +377,24 @@ if __name__ == "__main__":
                     chosen.append(str(error))
         return chosen
 
-    SCENARIOS = {"steps": steps, "runs": runs, "precisions": precisions}
+    def acceptance(cases: list[dict]) -> list[list[str]]:
+        """What the acceptance of GPUs says of waits in steps with these "flags"; "spoiled" steps wait."""
+        import gpu_checks
+
+        step, failures = Trainer.step, []
+        for case in cases:
+
+            def spoiled(self, *batch):
+                step(self, *batch)
+                self.meter.rows.sum().item()
+
+            Trainer.step = spoiled if case.get("spoiled") else step
+            with fake_cuda():
+                gpu_checks.EVERY_STEP = [case["flags"]]
+                s = gpu_checks.Setting(device=torch.device("cuda", 0), small=False, rows=[], failures=[])
+                gpu_checks.waits(s)
+                failures.append(s.failures)
+        return failures
+
+    SCENARIOS = {"steps": steps, "runs": runs, "precisions": precisions, "acceptance": acceptance}
     print(json.dumps([SCENARIOS[name](argument) for name, argument in json.loads(sys.argv[1]).items()]))

@@ -75,6 +75,13 @@ def test_randaugment_costs_sixty_kernels_and_precision_follows_what_the_gpu_comp
         assert fp16 == "float16 with a scaler" and off == "float32"
 
 
+def test_the_acceptance_of_gpus_sees_a_step_that_waits(stand_in, tmp_path):
+    flags = ("--net vgg11", "--net vgg11 --randaug --graph on")
+    cases = [*({"flags": f} for f in flags), {"flags": flags[0], "spoiled": True}]
+    (failures,) = fakecuda.scenarios(stand_in, tmp_path, acceptance=cases)
+    assert failures[:2] == [[], []] and "synchronizing CUDA operation (item)" in failures[2][0]
+
+
 def test_a_run_starts_stops_continues_and_is_tested(stand_in, tmp_path):
     run = "--dataset digits --net resnet20 --bs 720 --run-name a"
     commands = [
