@@ -94,8 +94,8 @@ def test_every_family_and_every_loss_train_two_steps(here, net, loss, capsys):
 
 @pytest.mark.slow
 def test_training_learns_the_digits(here, capsys):
-    assert run_main("--dataset", "digits", "--net", "resnet20", "--epochs", 3, "--bs", 64) == 0
-    run = here / "runs" / "digits-resnet20-root-k3-m3-epochs3-bs64-seed0"
+    assert run_main("--dataset", "digits", "--net", "resnet20", "--epochs", 3, "--bs", 32, "--lr", 5e-3) == 0
+    run = here / "runs" / "digits-resnet20-root-k3-m3-epochs3-bs32-lr0.005-seed0"
     rows = rows_of(run)
     assert [int(r["epoch"]) for r in rows] == [1, 2, 3]
     assert float(rows[-1]["test_acc"]) > 85 and float(rows[-1]["train_loss"]) < float(rows[0]["train_loss"])
@@ -151,7 +151,20 @@ def test_learning_rate_follows_the_family(here):
 
 @pytest.mark.slow
 def test_label_noise_makes_training_labels_wrong_and_leaves_the_test_set(here):
-    flags = ["--dataset", "digits", "--net", "resnet20", "--bs", 64, "--epochs", 3, "--label-noise", 0.5]
+    flags = [
+        "--dataset",
+        "digits",
+        "--net",
+        "resnet20",
+        "--bs",
+        32,
+        "--lr",
+        5e-3,
+        "--epochs",
+        4,
+        "--label-noise",
+        0.5,
+    ]
     assert run_main(*flags, "--run-name", "run") == 0
     row = rows_of(here / "runs" / "run")[-1]
     assert float(row["train_acc"]) < 60 < float(row["test_acc"])
