@@ -268,6 +268,24 @@ def test_randaugment_operations_are_torchvisions_within_a_grey_level(side):
         assert difference.float().mean() <= (0.15 if of_levels else 0), (name, sign)
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_the_gpu_branches_of_a_batch_give_the_cpus_numbers_in_the_layout_asked_for(
+    channels_last, monkeypatch
+):
+    class Cuda(str):  # a CPU that says it is not one
+        type = "cuda"
+
+    images, ran, addcmul = torch.from_numpy(some_images(9)), [], torch.addcmul
+    monkeypatch.setattr(torch, "addcmul", lambda *a, **k: (ran.append(1), addcmul(*a, **k))[1])
+    draws = plan.draw(9, 0, 0, pad=2, flip=True, randaug=True)
+    transforms = [BatchTransform(16, MEAN, STD, CPU, channels_last=channels_last) for _ in range(2)]
+    transforms[1].device = Cuda("cpu")
+    here, there = (t.finish(images, draws) for t in transforms)
+    torch.testing.assert_close(there, here, rtol=1e-5, atol=1e-6)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    assert ran == [1] and all(x.is_contiguous(memory_format=layout) for x in (here, there))
+
+
 def test_randaugment_treats_each_sample_as_it_would_be_alone():
     images = torch.from_numpy(some_images(40, side=32))
     ops = plan.draw(40, 0, 0, pad=0, flip=False, randaug=True).ops
