@@ -16,7 +16,7 @@ from flags import predict_parser
 
 def main(argv=None):
     args = predict_parser(__doc__).parse_args(argv)
-    with one_line_errors("predict.py"):
+    with one_line_errors("predict.py", "try a smaller --bs"):
         unreadable = predict(args)
         for message in unreadable:
             print(f"predict.py: {message}", file=sys.stderr)

@@ -17,13 +17,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 # torch and everything that needs it is imported in functions, so that --help and mistakes answer at once.
-from common import EXIT_DIVERGED, UserError, one_line
+from common import EXIT_DIVERGED, UserError
 from data import DataOptions
-from engine.cli import fail, one_line_errors
+from engine.cli import one_line_errors
 from flags import FREE_ON_RESUME, OF_THE_LOSS, parse_train, train_parser
 
-# Compiling takes a minute or so; --compile auto spends it only on runs that have the steps to earn it back.
-COMPILE_FROM_STEPS = 2000
 QUICK = 2  # steps, and test batches
 
 
@@ -55,32 +53,15 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args, typed = parse_args(argv)
-    with one_line_errors("train.py"):
-        try:
-            if args.list_nets:
-                list_nets()
-            elif args.quick:
-                with tempfile.TemporaryDirectory() as args.out:
-                    args.max_steps, args.cache = QUICK, args.cache if "cache" in typed else "none"
-                    train(args, typed)
-            else:
+    with one_line_errors("train.py", "try --accumulate 2 or more, a smaller --bs, --size or net"):
+        if args.list_nets:
+            list_nets()
+        elif args.quick:
+            with tempfile.TemporaryDirectory() as args.out:
+                args.max_steps, args.cache = QUICK, args.cache if "cache" in typed else "none"
                 train(args, typed)
-        except (MemoryError, RuntimeError) as error:
-            explain(error)
-
-
-def explain(error):
-    """One line for what the device, not our code, cannot do; all else is raised again."""
-    from engine.precision import is_out_of_memory
-
-    reason = one_line(str(error).split("\n")[0], 200)
-    if is_out_of_memory(error):
-        fail(f"out of memory: try --accumulate 2 or more, a smaller --bs, --size or net ({reason})")
-    if "does not have a deterministic implementation" in reason:
-        fail(
-            f"--deterministic: {reason.split('.')[0]}; train on another --device, or without --deterministic"
-        )
-    raise error
+        else:
+            train(args, typed)
 
 
 def train(args, typed):
@@ -151,10 +132,10 @@ def build(args, typed, world, stop, known_data=None):
 
     from data import build_data
     from engine.checkpoint import seed_everything
-    from engine.graph import why_not_graph
+    from engine.graph import choose_graph
     from engine.identity import same_data
     from engine.optim import build_optimizer
-    from engine.precision import Precision, choose_kernels, why_not_compile
+    from engine.precision import Precision, choose_compile, choose_kernels
     from engine.trainer import Trainer
     from losses import build_loss, loss_parameters
     from models import ModelInfo, build_model, count_parameters, freeze_all_but_head, net_facts, read_info
@@ -196,7 +177,7 @@ def build(args, typed, world, stop, known_data=None):
     )  # fmt: skip
     data = build_data(args.dataset, args.data_dir, size or 0, args.bs, world.device, options)
     if known_data and not args.eval_only:
-        same_data(known_data, facts_of(data), args.dataset, args.resume)
+        same_data(known_data, data.facts(), args.dataset, args.resume)
 
     loss_options = {name: getattr(args, name) for name in loss_parameters(args.loss) if hasattr(args, name)}
     weight = None
@@ -226,24 +207,8 @@ def build(args, typed, world, stop, known_data=None):
 
     total_steps = args.epochs * len(data.train) if data.train else 0
     total_steps = min(total_steps, args.max_steps or total_steps)
-    worth_it = world.device.type == "cuda" and total_steps >= COMPILE_FROM_STEPS and not args.eval_only
-    notes = [*data.notes]
-    if args.compile == "on" or (args.compile == "auto" and worth_it):
-        why_not = why_not_compile(world.device)
-        if why_not and args.compile == "on":
-            raise UserError(f"--compile on: torch.compile does not work here ({why_not})")
-        notes += [f"not compiled, torch.compile does not work here ({why_not})"] if why_not else []
-        args.compile = "off" if why_not else "on"
-    else:
-        args.compile = "off"  # a resumed run computes as it has begun
-
-    why_not = why_not_graph(precision, world.size, args.accumulate, args.clip_grad)
-    if args.graph == "on" and why_not:
-        if "graph" in typed:
-            raise UserError(f"--graph on: {why_not}; leave it out here")
-        notes.append(f"without a graph a step: {why_not}")  # a run that was begun elsewhere
-    args.graph = "on" if args.graph == "on" and not why_not and not args.eval_only else "off"
-
+    notes = [*data.notes, *choose_compile(args, world.device, total_steps)]
+    notes += choose_graph(args, typed, precision, world.size)
     trainer = Trainer(
         net, loss, optimizer, world, precision, channels_last=channels_last, accumulate=args.accumulate,
         clip_grad=args.clip_grad, ema=args.ema, compiled=args.compile == "on", graphed=args.graph == "on",
@@ -270,17 +235,6 @@ def build(args, typed, world, stop, known_data=None):
     return job
 
 
-def facts_of(data):
-    """What config.json says of the data, for whoever continues the run or compares it."""
-    return {
-        "fingerprint": data.fingerprint,
-        "class_names": data.class_names,
-        "training": sum(data.class_counts),
-        "test": data.test.num_samples,
-        "wrong_labels": data.wrong_labels,
-    }
-
-
 def start(job, path, directory):
     """From where the run stands: its checkpoint, or the beginning."""
     from engine.checkpoint import seed_everything
@@ -299,7 +253,7 @@ def start(job, path, directory):
     if job.progress.step > job.total_steps:
         raise UserError(f"--max-steps {args.max_steps} is behind the run, at step {job.progress.step}")
     if directory:
-        directory.start(vars(args), {"data": facts_of(job.data)}, job.progress.rows)
+        directory.start(vars(args), {"data": job.data.facts()}, job.progress.rows)
     job.say(f"run     {path}, step {job.progress.step} of {job.total_steps}")
 
 
@@ -432,33 +386,18 @@ def evaluate(job, batches, averaged=False, keep=False):
     A signal ends it between two batches: the checkpoint then says that the epoch has no row yet, and the run
     tests again when it continues.
     """
-    import torch
-    from tqdm import tqdm
-
     from engine.scores import Scores
 
-    world, trainer, data = job.world, job.trainer, job.data
+    def leave_if_asked():
+        if job.world.any(job.stop.requested)[0]:
+            leave(job, save=True)
+
+    data, trainer = job.data, job.trainer
     scale = getattr(trainer.loss, "logit_scale", job.info.logit_scale)
-    scores = Scores(world, data.num_classes, scale, keep)
-    counts = torch.tensor(data.class_counts or [1] * data.num_classes, device=world.device)
-    rarest = torch.argsort(counts, stable=True)[: max(1, data.num_classes // 3)]
-    rare = torch.zeros(data.num_classes, dtype=torch.bool).index_fill_(0, rarest.cpu(), True)
-    length = max(world.gather(len(batches)))  # processes may have one batch more or less, and agree at each
-    length = min(length, QUICK) if job.args.quick else length
-    remaining = iter(batches)
-    trainer.test_mode()
-    with torch.inference_mode():
-        for _ in tqdm(
-            range(length), desc="test", unit="batch", leave=False, disable=None if world.is_main else True
-        ):
-            batch = next(remaining, None)
-            if batch is not None:
-                loss, logits = trainer.test(*batch, averaged)
-                scores.update(loss, logits, batch[1])
-            if world.any(job.stop.requested)[0]:
-                leave(job, save=True)
+    scores = Scores(job.world, data.num_classes, scale, data.class_counts, keep)
+    trainer.test_on(batches, scores, averaged, QUICK if job.args.quick else 0, leave_if_asked)
     job.outputs = scores.outputs() if keep else None
-    return scores.read(rare if len(set(data.class_counts or [])) > 1 else None)
+    return scores.read()
 
 
 def test(job, path):

@@ -87,6 +87,16 @@ class Data:
     description: str
     notes: list[str] = field(default_factory=list)
 
+    def facts(self) -> dict:
+        """What a run remembers of its data, to be compared with when it is resumed."""
+        return {
+            "fingerprint": self.fingerprint,
+            "class_names": self.class_names,
+            "training": sum(self.class_counts),
+            "test": self.test.num_samples,
+            "wrong_labels": self.wrong_labels,
+        }
+
 
 def build_data(
     name: str,

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from common import EXIT_USAGE, UserError, did_you_mean
+from common import EXIT_USAGE, UserError, did_you_mean, one_line
 
 
 class Parser(argparse.ArgumentParser):
@@ -78,8 +78,10 @@ def fail(message: object, prog: str = "train.py", code: int = EXIT_USAGE) -> Non
 
 
 @contextmanager
-def one_line_errors(prog: str) -> Iterator[None]:
-    """Users' mistakes become one line and their exit code; all else keeps its traceback.
+def one_line_errors(prog: str, in_less_memory: str = "try smaller data") -> Iterator[None]:
+    """Users' mistakes become one line and their exit code, and what the device cannot do; all else keeps its traceback.
+
+    `in_less_memory` says what would need less memory.
 
     A reader that closes our output (``| head -1``) ends the program with one line too, and exit code 141 as a
     shell would have it.
@@ -91,9 +93,24 @@ def one_line_errors(prog: str) -> Iterator[None]:
         sys.stdout.flush()
     except UserError as error:
         fail(error, prog, error.exit_code)
+    except (MemoryError, RuntimeError) as error:
+        _explain(error, prog, in_less_memory)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to flush goes there
         fail("nobody reads the output any more (a closed pipe)", prog, 141)
+
+
+def _explain(error: MemoryError | RuntimeError, prog: str, in_less_memory: str) -> None:
+    """One line for what the device, not our code, cannot do; all else is raised again."""
+    from .precision import is_out_of_memory
+
+    reason = one_line(str(error).split("\n")[0], 200)
+    if is_out_of_memory(error):
+        fail(f"out of memory: {in_less_memory} ({reason})", prog)
+    if "does not have a deterministic implementation" in reason:
+        what = reason.split(".")[0]
+        fail(f"--deterministic: {what}; train on another --device, or without --deterministic", prog)
+    raise error
 
 
 def interval(text: str) -> str:

@@ -1,5 +1,7 @@
 """What a test says of a net: accuracy, proper scores, and whether the net is as sure as it is right."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -23,12 +25,23 @@ class Scores:
     num_classes : int
     logit_scale : float
         The factor c.
+    class_counts : sequence of int, optional
+        Training images of each class: where they differ, ``rare_acc`` is the mean accuracy of the rarest third.
     keep : bool
         Keep logits and labels too, for a report.
     """
 
-    def __init__(self, world: World, num_classes: int, logit_scale: float = 1.0, keep: bool = False) -> None:
+    def __init__(
+        self,
+        world: World,
+        num_classes: int,
+        logit_scale: float = 1.0,
+        class_counts: Sequence[int] = (),
+        keep: bool = False,
+    ) -> None:
         self.world, self.logit_scale = world, logit_scale
+        rarest = sorted(range(len(class_counts)), key=lambda c: class_counts[c])[: max(1, num_classes // 3)]
+        self.rare = rarest if len(set(class_counts)) > 1 else []
         self.kept: list[tuple[Tensor, Tensor]] | None = [] if keep else None
         wide = torch.float32 if world.device.type == "mps" else torch.float64
         # loss, nll, nll corrected, samples | gaps of both | correct of each class | images of each class
@@ -51,14 +64,8 @@ class Scores:
         if self.kept is not None:
             self.kept.append((logits, labels))
 
-    def read(self, rare: Tensor | None = None) -> dict[str, float]:
-        """Scores over all processes; waits for the device. Accuracies and calibration errors in percent.
-
-        Parameters
-        ----------
-        rare : Tensor of bool, shape (C,), optional
-            The classes that ``rare_acc``, the mean of their accuracies, is of.
-        """
+    def read(self) -> dict[str, float]:
+        """Scores over all processes; waits for the device. Accuracies and calibration errors in percent."""
         first, gaps, gaps_corrected, right, images = self.world.sum(self.sums).cpu().split(self._sizes)
         loss, nll, nll_corrected, n = first.tolist()
         n = max(n, 1)
@@ -70,8 +77,8 @@ class Scores:
             "nll_corrected": nll_corrected / n,
             "ece_corrected": 100 * float(gaps_corrected.abs().sum()) / n,
         }
-        if rare is not None and bool((images[rare] > 0).any()):
-            seen = rare & (images > 0)
+        seen = [c for c in self.rare if images[c] > 0]
+        if seen:
             scores["rare_acc"] = 100 * float((right[seen] / images[seen]).mean())
         return scores
 

@@ -5,12 +5,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm import tqdm
 
 from .distributed import World
 from .graph import StepGraph, make_capturable
 from .meter import Meter
 from .optim import set_learning_rate
 from .precision import Precision
+from .scores import Scores
 
 
 class NetAndLoss(nn.Module):
@@ -186,6 +188,41 @@ class Trainer:
     def test(self, images: Tensor, labels: Tensor, averaged: bool = False) -> tuple[Tensor, Tensor]:
         """Mean loss and logits (B, C) of a test batch; call it under ``torch.inference_mode()``."""
         return (self._forward_averaged if averaged else self._forward)(images, labels)
+
+    def test_on(
+        self,
+        batches,
+        scores: Scores,
+        averaged: bool = False,
+        most: int = 0,
+        after_batch: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Add the net's answers to a loader's images to `scores`, or those of the average of its weights.
+
+        Parameters
+        ----------
+        batches : sized iterable of (images, labels)
+            Processes may have one more than others; they agree on how often `after_batch` is called.
+        scores : Scores
+        averaged : bool
+        most : int
+            Batches at most; 0: all.
+        after_batch : callable
+        """
+        world = self.world
+        length = max(world.gather(len(batches)))
+        remaining = iter(batches)
+        self.test_mode()
+        with torch.inference_mode():
+            for _ in tqdm(
+                range(min(length, most) if most else length), desc="test", unit="batch", leave=False,
+                disable=None if world.is_main else True,
+            ):  # fmt: skip
+                batch = next(remaining, None)
+                if batch is not None:
+                    loss, logits = self.test(*batch, averaged)
+                    scores.update(loss, logits, batch[1])
+                after_batch()
 
     def test_mode(self) -> None:
         """Before a test; processes then have the same running statistics."""

@@ -186,10 +186,13 @@ def test_a_net_that_is_sure_and_right_is_calibrated():
 
 
 def test_the_accuracy_of_rare_classes_is_the_mean_of_theirs():
-    scores = Scores(World("cpu"), 3)
-    scores.update(torch.tensor(0.0), torch.eye(3)[[0, 0, 1, 1, 1]], torch.tensor([0, 0, 0, 1, 2]))
-    rare = torch.tensor([True, False, True])
-    assert scores.read(rare)["rare_acc"] == pytest.approx(100 * (2 / 3 + 0) / 2)
+    scores = Scores(World("cpu"), 6, class_counts=[1, 9, 2, 9, 9, 9])
+    batch = torch.eye(6)[[0, 0, 1, 1, 1]], torch.tensor([0, 0, 0, 1, 2])
+    scores.update(torch.tensor(0.0), *batch)
+    assert scores.read()["rare_acc"] == pytest.approx(100 * (2 / 3 + 0) / 2)
+    balanced = Scores(World("cpu"), 6, class_counts=[3] * 6)
+    balanced.update(torch.tensor(0.0), *batch)
+    assert "rare_acc" not in balanced.read()
 
 
 def test_an_infinite_gradient_under_a_finite_loss_is_divergence_named_with_its_step(
