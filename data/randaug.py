@@ -48,10 +48,10 @@ def randaugment(images: Tensor, ops: Tensor) -> Tensor:
     order = torch.argsort(ops, stable=True)
     codes, back = ops.gather(1, order), torch.argsort(order, 1)
     # from the batch's order to the first operations', from each to the next, and from the last to the batch's
-    moves = [order[0], *(b[o] for b, o in zip(back, order[1:], strict=False)), back[-1]]
+    steps = [order[0], *(b[o] for b, o in zip(back, order[1:], strict=False)), back[-1]]
     moves, codes_there, numbers = (
         (x.pin_memory() if images.is_cuda else x).to(images.device, non_blocking=True)
-        for x in (torch.stack(moves), codes, _numbers()[codes])
+        for x in (torch.stack(steps), codes, _numbers()[codes])
     )
     x = images.index_select(0, moves[0]).float()
     for turn, drawn in enumerate(codes):
@@ -91,7 +91,8 @@ def _apply(x: Tensor, codes: Tensor, numbers: Tensor, sizes: list[int], constant
                 torch.take(table, at, out=some)
         stretched = sum(sizes[12:])
         if stretched:
-            _stretch(*(t[-stretched:] for t in (looked_up, levels, weight[4])), sizes[13], constants.one)
+            last = [t[-stretched:] for t in (looked_up, levels, weight[4])]
+            _stretch(last[0], last[1], last[2], sizes[13], constants.one)
     x[sizes[0] :].clamp_(0, 255)
 
 
@@ -146,12 +147,13 @@ def _move(image: Tensor, name: str, sign: int) -> Tensor:
     angle = math.degrees(math.atan(0.3 * strength))
     if name == "Rotate":
         return vision.rotate(image, angle=30.0 * strength)
-    how: dict = {
+    moves: dict[str, dict[str, list]] = {
         "ShearX": {"shear": [angle, 0.0], "center": [0, 0]},
         "ShearY": {"shear": [0.0, angle], "center": [0, 0]},
         "TranslateX": {"translate": [int(150 / 331 * width * strength), 0]},
         "TranslateY": {"translate": [0, int(150 / 331 * height * strength)]},
-    }.get(name, {})
+    }
+    how = moves.get(name)
     if not how:
         return image
     return vision.affine(
