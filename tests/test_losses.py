@@ -274,58 +274,7 @@ def test_half_precision_is_computed_in_float32(name, dtype, batch):
     )
 
 
-# --- the arguments of nn.CrossEntropyLoss ----------------------------------------------------------
-
-
-@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-@pytest.mark.parametrize("smoothing", [0.0, 0.3])
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize(
-    "kind", ["indices", "ignored", "images", "probabilities", "image probabilities", "one"]
-)
-def test_arguments_mean_what_they_mean_in_cross_entropy(kind, weighted, smoothing, reduction):
-    """At k = m = 10⁷ root and rlo are cross entropy, as is focal (1, 0): torch's own is the truth."""
-    g = torch.Generator().manual_seed(2)
-    shape = {"images": (3, 4, 2, 5), "image probabilities": (3, 4, 2, 5), "one": (4,)}.get(kind, (6, 4))
-    logits = torch.randn(shape, generator=g, dtype=torch.float64)
-    if "probabilities" in kind:
-        target = torch.rand(shape, generator=g, dtype=torch.float64).softmax(1)
-    else:
-        target = torch.randint(4, shape[:1] + shape[2:] if len(shape) > 1 else (), generator=g)
-    if kind == "ignored":
-        target[::2] = 2
-    options = {"reduction": reduction, "label_smoothing": smoothing}
-    if kind == "ignored":
-        options["ignore_index"] = 2
-    if weighted:
-        options["weight"] = torch.tensor([0.5, 2.0, 1.0, 0.0], dtype=torch.float64)
-    want = F.cross_entropy(logits, target, **options)
-    for got in (
-        root_loss(logits, target, 1e7, 1e7, **options),
-        rlo_loss(logits, target, 1e7, 1e7, **options),
-        focal_loss(logits, target, 1.0, 0.0, **options),
-    ):
-        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-9)
-
-
-AS_CE = {
-    "root": {"k": 1e7, "m": 1e7}, "rlo": {"k": 1e7, "m": 1e7}, "focal": {"alpha": 1.0, "gamma": 0.0},
-    "sce": {"alpha": 1.0, "beta": 0.0}, "poly1": {"epsilon": 0.0},
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.2}, {"weight": torch.rand(200).double()}])
-@pytest.mark.parametrize("count", [0, 6], ids=["empty", "all ignored"])
-def test_nothing_to_average_is_what_it_is_in_torch(count, options, reduction):
-    logits = torch.randn(6, 200, dtype=torch.float64)[:count]
-    for target in (torch.full((count,), -100), torch.rand(6, 200, dtype=torch.float64)[:count]):
-        if count and target.is_floating_point():
-            continue
-        want = F.cross_entropy(logits, target, reduction=reduction, **options)
-        for name, as_ce in AS_CE.items():
-            got = CLASS_LOSSES[name](logits, target, reduction=reduction, **options, **as_ce)
-            torch.testing.assert_close(got, want, equal_nan=True)
+# --- arguments (all of their products are in test_losses_semantics.py) -----------------------
 
 
 @pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.2}, {"weight": torch.rand(200)}])
@@ -344,13 +293,6 @@ def test_a_small_integer_target_is_the_int64_one_or_refused(dtype, options):
                 continue
             got = f(logits, target.to(dtype), ignore_index=ignore_index, **options)
             torch.testing.assert_close(got, want)
-
-
-def test_ignore_index_with_probabilities_is_an_error():
-    logits, target = torch.randn(2, 3), torch.rand(2, 3)
-    for f in (*CLASS_LOSSES.values(), F.cross_entropy):
-        with pytest.raises((ValueError, RuntimeError), match="ignore_index"):
-            f(logits, target, ignore_index=1)
 
 
 @pytest.mark.parametrize("bad", [[1.0, -1.0], [0.0, 2.0], [math.nan, 1.0]])
