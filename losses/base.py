@@ -40,12 +40,60 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
+class _Phi(torch.autograd.Function):
+    """φ(ℓ) for compilers, whose derivative they would else compute for every logit instead of every sample."""
+
+    @staticmethod
+    def forward(cross_entropy, phi, pair):
+        return phi(cross_entropy)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        cross_entropy, _, ctx.pair = inputs
+        ctx.save_for_backward(cross_entropy)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * ctx.pair(*ctx.saved_tensors)[1], None, None
+
+
+class _Mean(torch.autograd.Function):
+    """w Σ_i φ(ℓ_i) of logits (N, C) and class indices in one node: on a batch it is the operations that cost.
+
+    φ′ is computed once a sample, with φ. In the style without ``setup_context``, which would cost as much as
+    is saved: for eager mode. ``torch.func`` and second derivatives get the operations themselves.
+    """
+
+    @staticmethod
+    def forward(ctx, logits, target, w, ignore_index, phi, pair):
+        log_p = logits.log_softmax(1)
+        cross_entropy = F.nll_loss(log_p, target, ignore_index=ignore_index, reduction="none")
+        value, slope = pair(cross_entropy)
+        ctx.save_for_backward(logits, target, w, log_p, slope)
+        ctx.ignore_index, ctx.phi = ignore_index, phi
+        return value.mul_(w).sum()
+
+    @staticmethod
+    def backward(ctx, grad):
+        logits, target, w, log_p, slope = ctx.saved_tensors
+        if torch.is_grad_enabled():  # create_graph
+            ell = F.cross_entropy(logits, target, ignore_index=ctx.ignore_index, reduction="none")
+            (gradient,) = torch.autograd.grad((ctx.phi(ell) * w).sum(), logits, grad, create_graph=True)
+        else:  # what the backward pass of cross entropy does, with the slopes for its ones
+            slope = torch.ops.aten.nll_loss_backward(
+                slope * (w * grad), log_p, target, None, 0, ctx.ignore_index, w
+            )
+            gradient = torch.ops.aten._log_softmax_backward_data(slope, log_p, 1, log_p.dtype)
+        return gradient, None, None, None, None, None
+
+
 def class_loss(
     phi: Callable[[Tensor], Tensor],
     scale: float,
     logits: Tensor,
     target: Tensor,
     *,
+    pair: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None,
     weight: Tensor | None = None,
     ignore_index: int = -100,
     reduction: str = "mean",
@@ -59,6 +107,9 @@ def class_loss(
         Elementwise function of the cross entropy ℓ ∈ [0, ∞]. φ(0) = 0, finite everywhere, infinity included.
     scale : float
         The factor s. Applied together with the mean's 1/N, which saves the step a pass over the batch.
+    pair : callable, optional
+        φ and φ′ of ℓ as two new tensors, without autograd. It makes class indices faster: compiled, and for
+        the mean over (N, C) logits in eager mode.
     logits : Tensor, shape (C,), (N, C) or (N, C, d1, …)
     target : Tensor
         Class indices, shape (), (N,) or (N, d1, …); or class probabilities in the shape of `logits`.
@@ -112,17 +163,34 @@ def class_loss(
         # As in torch, probabilities are averaged over samples; the class weights do not enter the mean.
         return _reduce(loss, scale, loss.numel(), reduction)
 
-    cross_entropy = F.cross_entropy(logits, target, ignore_index=ignore_index, reduction="none")
     counted = target != ignore_index
-    loss = phi(cross_entropy) * counted
+    if (
+        pair and reduction == "mean" and weight is None and not label_smoothing and _is_eager()
+        and logits.dim() == 2 and target.dim() == 1 and target.dtype == torch.int64 and len(target)
+    ):  # fmt: skip
+        # The mean divides before it sums: a sum of large but finite terms may overflow where the mean does not.
+        w = scale / counted.sum(dtype=logits.dtype)
+        return _Mean.apply(logits, target, w, ignore_index, phi, pair)
+    cross_entropy = F.cross_entropy(logits, target, ignore_index=ignore_index, reduction="none")
+    compiled = pair and torch.compiler.is_compiling()
+    loss = _Phi.apply(cross_entropy, phi, pair) if compiled else phi(cross_entropy)
     total = counted
     if weight is not None:
         total = weight[torch.where(counted, target, 0).long()] * counted
         loss = loss * total
     if label_smoothing:
         smooth = _sum_over_classes(phi, logits, None, weight, class_dim) / logits.shape[class_dim]
-        loss = (1 - label_smoothing) * loss + label_smoothing * smooth * counted
+        loss = (1 - label_smoothing) * loss + label_smoothing * smooth.masked_fill(~counted, 0.0)
     return _reduce(loss, scale, total.sum(dtype=loss.dtype) if reduction == "mean" else 1, reduction)
+
+
+def _is_eager() -> bool:
+    """Nothing is compiled, and neither torch.func nor forward-mode differentiation is at work."""
+    return not (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or torch.autograd.forward_ad._current_level >= 0
+    )
 
 
 def _sum_over_classes(phi, logits: Tensor, target: Tensor | None, weight: Tensor | None, dim: int) -> Tensor:
@@ -140,8 +208,7 @@ def _reduce(loss: Tensor, scale: float, denominator: Tensor | int, reduction: st
         return loss * scale
     if reduction == "mean" and loss.numel() == 0:
         return loss.sum() / 0  # NaN, as torch's
-    # The mean divides before it sums: a sum of large but finite terms may overflow where the mean does not.
-    return (loss / (denominator / scale)).sum() if reduction == "mean" else (loss * scale).sum()
+    return (loss * (scale / denominator)).sum() if reduction == "mean" else (loss * scale).sum()
 
 
 class ClassLoss(nn.Module):

@@ -21,6 +21,15 @@ def focal_from_ce(cross_entropy: Tensor, alpha: float = 0.25, gamma: float = 2.0
     return (-torch.expm1(-ell)).pow(gamma) * ell * alpha
 
 
+def _pair(cross_entropy: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
+    """φ and φ′ = (1 − p)^(γ − 1) (1 − p + γ p ℓ) of :func:`focal_from_ce` at α = 1, without autograd."""
+    info = torch.finfo(cross_entropy.dtype)
+    ell = cross_entropy.clamp(info.tiny, info.max**0.5)
+    wrong = torch.expm1(-ell).neg_()
+    power = wrong.pow(gamma - 1)
+    return power * wrong * ell, torch.addcmul(wrong, ell, 1 - wrong, value=gamma).mul_(power)
+
+
 def focal_loss(
     logits: Tensor,
     target: Tensor,
@@ -65,6 +74,7 @@ def focal_loss(
         alpha,
         logits,
         target,
+        pair=lambda ell: _pair(ell, gamma),
         weight=weight,
         ignore_index=ignore_index,
         reduction=reduction,

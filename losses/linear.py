@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .chunked import check_options, chunked_loss
-from .rooted import LINEAR_RANGE, _check, exact_range, expm1_then_linear
+from .rooted import _check, exact_range, rlo_pair, root_pair
 
 
 def linear_root_loss(
@@ -72,13 +72,9 @@ def linear_root_loss(
     """
     _check(k, m)
 
-    def phi(ell: Tensor) -> tuple[Tensor, Tensor]:
-        x = ell * (-1.0 / k)
-        return -torch.expm1(x), torch.exp(x) / k
-
     return chunked_loss(
-        "linear_root_loss", lambda dtype: phi, m, hidden, weight, target, bias, ignore_index, reduction,
-        label_smoothing, chunk_size,
+        "linear_root_loss", lambda dtype: lambda ell: root_pair(ell, k), m, hidden, weight, target, bias,
+        ignore_index, reduction, label_smoothing, chunk_size,
     )  # fmt: skip
 
 
@@ -101,12 +97,7 @@ def linear_rlo_loss(
     def pair(dtype: torch.dtype) -> Callable:
         start = exact_range(dtype, k, m)
 
-        def phi(ell: Tensor) -> tuple[Tensor, Tensor]:
-            x = ell * (1.0 / k)
-            slope = torch.exp(x.clamp(max=start)) / k
-            return expm1_then_linear(x, start), slope.masked_fill(x > start + LINEAR_RANGE, 0.0)
-
-        return phi
+        return lambda ell: rlo_pair(ell, k, start)
 
     return chunked_loss(
         "linear_rlo_loss", pair, m, hidden, weight, target, bias, ignore_index, reduction, label_smoothing,

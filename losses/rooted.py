@@ -49,13 +49,25 @@ def exact_range(dtype: torch.dtype, k: float | Tensor, m: float | Tensor) -> flo
 def expm1_then_linear(x: Tensor, start: float | Tensor) -> Tensor:
     """e^x − 1 up to `start`, then its tangent there (so C¹), and constant from ``start + LINEAR_RANGE``."""
     # The join itself belongs to the exponential: masked_fill keeps its slope there, and hardtanh's is 0 at
-    # both its ends (clamp's differs between versions). hardtanh and add are one operation each way, and on
-    # a batch of losses it is their number that costs.
+    # both its ends (clamp's differs between versions).
     below = x.masked_fill(x > start, start)
     line = F.hardtanh(x - start, 0.0, LINEAR_RANGE)
     if isinstance(start, Tensor):
         return torch.expm1(below) + line * start.to(x.dtype).exp()
     return torch.add(torch.expm1(below), line, alpha=math.exp(start))
+
+
+def root_pair(cross_entropy: Tensor, k: float | Tensor) -> tuple[Tensor, Tensor]:
+    """φ and φ′ of :func:`root_from_ce` at m = 1, for where autograd does not look."""
+    x = cross_entropy * (-1.0 / k)
+    return torch.expm1(x).neg_(), x.exp_().mul_(1.0 / k)
+
+
+def rlo_pair(cross_entropy: Tensor, k: float | Tensor, start: float | Tensor) -> tuple[Tensor, Tensor]:
+    """φ and φ′ of :func:`rlo_from_ce` at m = 1 and its `start`, for where autograd does not look."""
+    x = cross_entropy * (1.0 / k)
+    slope = x.clamp(max=start).exp_().mul_(1.0 / k).masked_fill_(x > start + LINEAR_RANGE, 0.0)
+    return expm1_then_linear(x, start), slope
 
 
 def root_from_ce(cross_entropy: Tensor, k: float = 3.0, m: float = 3.0) -> Tensor:
@@ -143,10 +155,11 @@ def root_loss(
     """
     _check(k, m)
     return class_loss(
-        lambda ell: root_from_ce(ell, k, 1.0),
+        lambda ell: -torch.expm1(ell * (-1.0 / k)),
         m,
         logits,
         target,
+        pair=lambda ell: root_pair(ell, k),
         weight=weight,
         ignore_index=ignore_index,
         reduction=reduction,
@@ -205,6 +218,7 @@ def rlo_loss(
         m,
         logits,
         target,
+        pair=lambda ell: rlo_pair(ell, k, start),
         weight=weight,
         ignore_index=ignore_index,
         reduction=reduction,
