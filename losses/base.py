@@ -69,21 +69,27 @@ class _Mean(torch.autograd.Function):
         log_p = logits.log_softmax(1)
         cross_entropy = F.nll_loss(log_p, target, ignore_index=ignore_index, reduction="none")
         value, slope = pair(cross_entropy)
-        ctx.save_for_backward(logits, target, w, log_p, slope)
+        ctx.save_for_backward(log_p, target, w, slope)
         ctx.ignore_index, ctx.phi = ignore_index, phi
-        return value.mul_(w).sum()
+        ctx.set_materialize_grads(False)
+        # As an output, log p has a gradient of its own, which second derivatives need; logits need not be kept.
+        return value.mul_(w).sum(), log_p
 
     @staticmethod
-    def backward(ctx, grad):
-        logits, target, w, log_p, slope = ctx.saved_tensors
-        if torch.is_grad_enabled():  # create_graph
-            ell = F.cross_entropy(logits, target, ignore_index=ctx.ignore_index, reduction="none")
-            (gradient,) = torch.autograd.grad((ctx.phi(ell) * w).sum(), logits, grad, create_graph=True)
-        else:  # what the backward pass of cross entropy does, with the slopes for its ones
-            slope = torch.ops.aten.nll_loss_backward(
-                slope * (w * grad), log_p, target, None, 0, ctx.ignore_index, w
-            )
-            gradient = torch.ops.aten._log_softmax_backward_data(slope, log_p, 1, log_p.dtype)
+    def backward(ctx, grad, of_log_p):
+        log_p, target, w, slope = ctx.saved_tensors
+        if grad is not None and torch.is_grad_enabled():  # create_graph
+            ell = F.nll_loss(log_p, target, ignore_index=ctx.ignore_index, reduction="none")
+            each = (grad * w).expand_as(ell)
+            ours = torch.autograd.grad(ctx.phi(ell), log_p, each, create_graph=True)[0]
+            of_log_p = ours if of_log_p is None else ours + of_log_p
+        elif grad is not None:
+            each = slope * (w * grad)
+            ours = torch.ops.aten.nll_loss_backward(each, log_p, target, None, 0, ctx.ignore_index, w)
+            of_log_p = ours if of_log_p is None else ours.add_(of_log_p)
+        gradient = None
+        if of_log_p is not None:
+            gradient = torch.ops.aten._log_softmax_backward_data(of_log_p, log_p, 1, log_p.dtype)
         return gradient, None, None, None, None, None
 
 
@@ -170,7 +176,7 @@ def class_loss(
     ):  # fmt: skip
         # The mean divides before it sums: a sum of large but finite terms may overflow where the mean does not.
         w = scale / counted.sum(dtype=logits.dtype)
-        return _Mean.apply(logits, target, w, ignore_index, phi, pair)
+        return _Mean.apply(logits, target, w, ignore_index, phi, pair)[0]
     cross_entropy = F.cross_entropy(logits, target, ignore_index=ignore_index, reduction="none")
     compiled = pair and torch.compiler.is_compiling()
     loss = _Phi.apply(cross_entropy, phi, pair) if compiled else phi(cross_entropy)
