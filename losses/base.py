@@ -57,42 +57,6 @@ class _Phi(torch.autograd.Function):
         return grad * ctx.pair(*ctx.saved_tensors)[1], None, None
 
 
-class _Mean(torch.autograd.Function):
-    """w Σ_i φ(ℓ_i) of logits (N, C) and class indices in one node: on a batch it is the operations that cost.
-
-    φ′ is computed once a sample, with φ. In the style without ``setup_context``, which would cost as much as
-    is saved: for eager mode. ``torch.func`` and second derivatives get the operations themselves.
-    """
-
-    @staticmethod
-    def forward(ctx, logits, target, w, ignore_index, phi, pair):
-        log_p = logits.log_softmax(1)
-        cross_entropy = F.nll_loss(log_p, target, ignore_index=ignore_index, reduction="none")
-        value, slope = pair(cross_entropy)
-        ctx.save_for_backward(log_p, target, w, slope)
-        ctx.ignore_index, ctx.phi = ignore_index, phi
-        ctx.set_materialize_grads(False)
-        # As an output, log p has a gradient of its own, which second derivatives need; logits need not be kept.
-        return value.mul_(w).sum(), log_p
-
-    @staticmethod
-    def backward(ctx, grad, of_log_p):
-        log_p, target, w, slope = ctx.saved_tensors
-        if grad is not None and torch.is_grad_enabled():  # create_graph
-            ell = F.nll_loss(log_p, target, ignore_index=ctx.ignore_index, reduction="none")
-            each = (grad * w).expand_as(ell)
-            ours = torch.autograd.grad(ctx.phi(ell), log_p, each, create_graph=True)[0]
-            of_log_p = ours if of_log_p is None else ours + of_log_p
-        elif grad is not None:
-            each = slope * (w * grad)
-            ours = torch.ops.aten.nll_loss_backward(each, log_p, target, None, 0, ctx.ignore_index, w)
-            of_log_p = ours if of_log_p is None else ours.add_(of_log_p)
-        gradient = None
-        if of_log_p is not None:
-            gradient = torch.ops.aten._log_softmax_backward_data(of_log_p, log_p, 1, log_p.dtype)
-        return gradient, None, None, None, None, None
-
-
 def class_loss(
     phi: Callable[[Tensor], Tensor],
     scale: float,
@@ -114,8 +78,7 @@ def class_loss(
     scale : float
         The factor s. Applied together with the mean's 1/N, which saves the step a pass over the batch.
     pair : callable, optional
-        φ and φ′ of ℓ as two new tensors, without autograd. It makes class indices faster: compiled, and for
-        the mean over (N, C) logits in eager mode.
+        φ and φ′ of ℓ as two new tensors, without autograd: makes class indices faster where they are compiled.
     logits : Tensor, shape (C,), (N, C) or (N, C, d1, …)
     target : Tensor
         Class indices, shape (), (N,) or (N, d1, …); or class probabilities in the shape of `logits`.
@@ -170,13 +133,6 @@ def class_loss(
         return _reduce(loss, scale, loss.numel(), reduction)
 
     counted = target != ignore_index
-    if (
-        pair and reduction == "mean" and weight is None and not label_smoothing and _is_eager()
-        and logits.dim() == 2 and target.dim() == 1 and target.dtype == torch.int64 and len(target)
-    ):  # fmt: skip
-        # The mean divides before it sums: a sum of large but finite terms may overflow where the mean does not.
-        w = scale / counted.sum(dtype=logits.dtype)
-        return _Mean.apply(logits, target, w, ignore_index, phi, pair)[0]
     cross_entropy = F.cross_entropy(logits, target, ignore_index=ignore_index, reduction="none")
     compiled = pair and torch.compiler.is_compiling()
     loss = _Phi.apply(cross_entropy, phi, pair) if compiled else phi(cross_entropy)
@@ -188,15 +144,6 @@ def class_loss(
         smooth = _sum_over_classes(phi, logits, None, weight, class_dim) / logits.shape[class_dim]
         loss = (1 - label_smoothing) * loss + label_smoothing * smooth.masked_fill(~counted, 0.0)
     return _reduce(loss, scale, total.sum(dtype=loss.dtype) if reduction == "mean" else 1, reduction)
-
-
-def _is_eager() -> bool:
-    """Nothing is compiled, and neither torch.func nor forward-mode differentiation is at work."""
-    return not (
-        torch.compiler.is_compiling()
-        or torch._C._are_functorch_transforms_active()
-        or torch.autograd.forward_ad._current_level >= 0
-    )
 
 
 def _sum_over_classes(phi, logits: Tensor, target: Tensor | None, weight: Tensor | None, dim: int) -> Tensor:
@@ -214,6 +161,7 @@ def _reduce(loss: Tensor, scale: float, denominator: Tensor | int, reduction: st
         return loss * scale
     if reduction == "mean" and loss.numel() == 0:
         return loss.sum() / 0  # NaN, as torch's
+    # The mean divides before it sums: a sum of large but finite terms may overflow where the mean does not.
     return (loss * (scale / denominator)).sum() if reduction == "mean" else (loss * scale).sum()
 
 
