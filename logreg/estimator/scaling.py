@@ -38,8 +38,10 @@ class Scaling:
     def __init__(self, X, share, l2, curvature, centre):
         sparse = scipy.sparse.issparse(X)
         # Powers of two, so that dividing rounds nothing; squares of 1e200 would overflow.
-        largest = abs(X).max(axis=0)
-        largest = (largest.toarray() if sparse else largest).ravel()
+        largest, smallest = X.max(axis=0), X.min(axis=0)
+        if sparse:
+            largest, smallest = largest.toarray().ravel(), smallest.toarray().ravel()
+        largest = np.maximum(largest, -smallest)
         unit = np.where(largest > 0, np.exp2(np.floor(np.log2(np.maximum(largest, 1e-100)))), 1)
         if sparse:
             Z = X.multiply(1 / unit).tocsr()
@@ -53,7 +55,7 @@ class Scaling:
             Z = X / unit
             mean = share @ Z if centre else np.zeros(Z.shape[1])
             Z -= mean
-            square = share @ Z**2
+            square = np.einsum("i,ij,ij->j", share, Z, Z)
         # A constant column, to rounding, says nothing: its mean is not exact, and dividing by what is left
         # of it would blow rounding up.
         eps = len(share) * np.finfo(float).eps
