@@ -22,6 +22,8 @@ from data import DataOptions
 from engine.cli import one_line_errors
 from flags import FREE_ON_RESUME, OF_THE_LOSS, parse_train, train_parser
 
+# Compiling takes a minute or so; --compile auto spends it only on runs that have the steps to earn it back.
+COMPILE_FROM_STEPS = 2000
 QUICK = 2  # steps, and test batches
 
 
@@ -132,7 +134,7 @@ def build(args, typed, world, stop, known_data=None):
 
     from data import build_data
     from engine.checkpoint import seed_everything
-    from engine.graph import choose_graph
+    from engine.graph import why_not_graph
     from engine.identity import same_data
     from engine.optim import build_optimizer
     from engine.precision import Precision, choose_compile, choose_kernels
@@ -207,11 +209,18 @@ def build(args, typed, world, stop, known_data=None):
 
     total_steps = args.epochs * len(data.train) if data.train else 0
     total_steps = min(total_steps, args.max_steps or total_steps)
-    notes = [*data.notes, *choose_compile(args, world.device, total_steps)]
-    notes += choose_graph(args, typed, precision, world.size)
+    pays = world.device.type == "cuda" and total_steps >= COMPILE_FROM_STEPS and not args.eval_only
+    compiled, notes = choose_compile(args.compile, world.device, pays)
+    why_not = why_not_graph(precision, world.size, args.accumulate, args.clip_grad)
+    graphed = args.graph == "on" and not why_not and not args.eval_only
+    if args.graph == "on" and why_not:
+        if "graph" in typed:
+            raise UserError(f"--graph on: {why_not}; leave it out here")
+        notes.append(f"without a graph a step: {why_not}")  # a run that was begun elsewhere
+    args.compile, args.graph = ("on" if x else "off" for x in (compiled, graphed))  # for when it is resumed
     trainer = Trainer(
         net, loss, optimizer, world, precision, channels_last=channels_last, accumulate=args.accumulate,
-        clip_grad=args.clip_grad, ema=args.ema, compiled=args.compile == "on", graphed=args.graph == "on",
+        clip_grad=args.clip_grad, ema=args.ema, compiled=compiled, graphed=graphed,
     )  # fmt: skip
     if not (info and args.eval_only):
         info = ModelInfo(
@@ -224,14 +233,14 @@ def build(args, typed, world, stop, known_data=None):
     ignored = [f"--{n}" for n in OF_THE_LOSS if n in typed and n not in loss_options]
     notes += [f"{' and '.join(ignored)} ignored: --loss {args.loss} has none"] if ignored else []
     job.say(f"data    {data.description}")
-    for note in notes:
+    for note in [*data.notes, *notes]:
         job.say(f"note    {note}")
     smoothed = f", label smoothing {args.label_smoothing:g}" if args.label_smoothing else ""
     shown = " ".join(f"{name}={value:g}" for name, value in loss_options.items())
     job.say(f"net     {args.net}, {count_parameters(net):,} parameters{' learn' if args.freeze else ''}")
     job.say(f"loss    {args.loss} {shown}{smoothed}{f', to k={args.k_end:g}' if args.k_end else ''}")
-    compiled = ", compiled" * (args.compile == "on") + ", a graph a step" * (args.graph == "on")
-    job.say(f"device  {world.size} × {world.device.type}, {precision}{compiled}")
+    how = ", compiled" * compiled + ", a graph a step" * graphed
+    job.say(f"device  {world.size} × {world.device.type}, {precision}{how}")
     return job
 
 

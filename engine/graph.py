@@ -10,8 +10,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from common import UserError
-
 from .precision import Precision
 
 WARM_UP = 3  # steps before recording: they make the optimiser's state, cuDNN's choices and compiled code
@@ -28,22 +26,6 @@ def why_not_graph(precision: Precision, processes: int, accumulate: int, clip_gr
     if clip_grad and precision.scaler.is_enabled():
         return "--clip-grad with float16 is not recorded; use --amp bf16 or off"
     return ""
-
-
-def choose_graph(args, typed: set[str], precision: Precision, processes: int) -> list[str]:
-    """Settle --graph as on or off; a run that was begun elsewhere may go without. Returns notes.
-
-    Raises
-    ------
-    UserError
-        If it was typed, and cannot be.
-    """
-    why_not = why_not_graph(precision, processes, args.accumulate, args.clip_grad)
-    wanted = args.graph == "on" and not args.eval_only
-    if wanted and why_not and "graph" in typed:
-        raise UserError(f"--graph on: {why_not}; leave it out here")
-    args.graph = "on" if wanted and not why_not else "off"
-    return [f"without a graph a step: {why_not}"] if wanted and why_not else []
 
 
 def make_capturable(optimizer: torch.optim.Optimizer, device: torch.device) -> None:

@@ -6,9 +6,6 @@ import torch
 
 from common import UserError
 
-# Compiling takes a minute or so; --compile auto spends it only on runs that have the steps to earn it back.
-COMPILE_FROM_STEPS = 2000
-
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether the device, or the host, had no room for a tensor; torch says so in several ways."""
@@ -105,20 +102,17 @@ def why_not_compile(device: torch.device) -> str:
     return ""
 
 
-def choose_compile(args, device: torch.device, total_steps: int) -> list[str]:
-    """Settle --compile as on or off: a resumed run computes as it has begun. Returns notes.
+def choose_compile(wanted: str, device: torch.device, pays: bool) -> tuple[bool, list[str]]:
+    """Whether to compile, and notes; `wanted` is "on", "off", or "auto": where it `pays` and works.
 
     Raises
     ------
     UserError
         If it is on, and does not work here.
     """
-    pays = device.type == "cuda" and total_steps >= COMPILE_FROM_STEPS and not args.eval_only
-    if args.compile == "off" or (args.compile == "auto" and not pays):
-        args.compile = "off"
-        return []
+    if wanted == "off" or (wanted == "auto" and not pays):
+        return False, []
     why_not = why_not_compile(device)
-    if why_not and args.compile == "on":
+    if why_not and wanted == "on":
         raise UserError(f"--compile on: torch.compile does not work here ({why_not})")
-    args.compile = "off" if why_not else "on"
-    return [f"not compiled, torch.compile does not work here ({why_not})"] if why_not else []
+    return not why_not, [f"not compiled, torch.compile does not work here ({why_not})"] if why_not else []

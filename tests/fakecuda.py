@@ -105,7 +105,6 @@ if __name__ == "__main__":
     from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
     from torch.utils._pytree import tree_leaves, tree_map
 
-    import engine.precision
     import engine.saver
     import models
     import train
@@ -345,7 +344,7 @@ if __name__ == "__main__":
 
             Trainer.step = signalled
             if command.get("compiler") == "broken":
-                torch.compile, engine.precision.COMPILE_FROM_STEPS = broken, 1
+                torch.compile, train.COMPILE_FROM_STEPS = broken, 1
             said = io.StringIO()
             with fake_cuda(), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
                 try:
