@@ -90,7 +90,7 @@ def apl_loss(
         Factors of the normalised and of the reverse cross entropy. The paper has 1 and 1 for CIFAR-10,
         10 and 0.1 for CIFAR-100.
     A : float < 0
-        What stands for log 0. The published code has log 10⁻⁴.
+        What stands for log 0. As in `sce`.
     **options
         `weight`, `ignore_index`, `reduction`, `label_smoothing`, as in ``F.cross_entropy``.
 
