@@ -186,7 +186,7 @@ def _confusion(matrix: np.ndarray, class_names: Sequence[str]) -> bytes:
 
 def _reliability(both, labels: np.ndarray) -> bytes:
     """Accuracy against confidence; the distance from the diagonal is the calibration error."""
-    figure, axes = _figure(5, 4.2)
+    figure, axes = _figure(5, 4.6)
     axes.plot([0, 100], [0, 100], color="0.6", linewidth=1, label="as sure as right")
     seen = []
     for (name, p), colour, marker in zip(both, OKABE_ITO[1:], "os", strict=False):
@@ -201,11 +201,11 @@ def _reliability(both, labels: np.ndarray) -> bytes:
         axes.scatter(
             100 * confidence[full], 100 * accuracy[full], s=sizes, color=colour, marker=marker, label=label
         )
-    axes.set(xlabel="confidence, %", ylabel="accuracy, %", xlim=(0, 102), ylim=(0, 102))
+    axes.set(xlabel="confidence, %", ylabel="accuracy, %", xlim=(0, 102), ylim=(-3, 103))
     axes.set_title("larger marks: more images", fontsize=9)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    legend = axes.legend(frameon=False, loc="upper left", fontsize=9)
+    legend = figure.legend(frameon=False, loc="outside lower center", fontsize=9, ncols=2)  # covers no data
     for handle in legend.legend_handles[1:]:
         handle.set_sizes([40])
     return _png(figure)
