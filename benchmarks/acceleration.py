@@ -176,6 +176,7 @@ def main(argv=None):
             cells = (cell(*zip(*counts[kind, method, name], strict=True), args.max_iter) for name in names)
             print(f"| {method} | " + " | ".join(cells) + " |")
     if args.out:
+        Path(args.out).mkdir(parents=True, exist_ok=True)
         draw(Path(args.out) / "acceleration.png", courses, rates)
 
 

@@ -92,7 +92,10 @@ def recognise(root, manifest):
         tree, name = parsed(root, LOSS), LOSS
     if reasons := misfits(tree, name, sources):
         undo = "; --revert undoes an earlier run" if manifest else ""
-        raise Refusal(f"{root} is left as it is, the loss does not fit: {'; '.join(reasons)}{undo}")
+        raise Refusal(
+            f"{root} is left as it is, the loss does not fit: {'; '.join(reasons)}; "
+            f"a fresh clone of NVIDIA's fits{undo}"
+        )
     return flavour, remarks(tree, name, sources)
 
 

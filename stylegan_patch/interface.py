@@ -46,7 +46,9 @@ def parsed(root, name):
     try:
         return tree_of(root / name)
     except (SyntaxError, ValueError, RecursionError) as error:
-        raise Refusal(f"{root / name} cannot be read as Python: {error}") from None
+        raise Refusal(
+            f"{root / name} cannot be read as Python: {error}; restore it with git checkout {name}"
+        ) from None
 
 
 def read_sources(root, loss):

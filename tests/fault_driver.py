@@ -30,8 +30,10 @@ from data import build
 from engine import run_directory
 from engine.saver import Saver
 
-# Tests in batches as small as the training's, so that a signal can come between two of them.
-build._TEST_PIXELS = dict.fromkeys(build._TEST_PIXELS, 1)
+
+def small_test_batches():
+    """Tests in batches as small as the training's, so that a signal can come between two of them."""
+    build._TEST_PIXELS = dict.fromkeys(build._TEST_PIXELS, 1)
 
 
 def _to(name):
@@ -116,6 +118,7 @@ class Forked:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
             os.environ.update(environment)
+            small_test_batches()
             if strike:
                 arm(strike)
             train.main(flags)
@@ -178,6 +181,7 @@ def end(processes):
 
 
 if __name__ == "__main__":
+    small_test_batches()
     if sys.argv[1]:
         arm(sys.argv[1])
     train.main(sys.argv[2:])

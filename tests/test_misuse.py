@@ -230,11 +230,11 @@ apply | '' | CLONE | is empty; give the folder of your clone
 apply | nowhere | nowhere is no folder | give the folder of your clone
 apply | notes.txt | notes.txt is no folder | give the folder of your clone
 apply | images | images is no clone | give the folder of your clone
-apply | noloss | training/loss.py | a fresh clone would
-apply | otherloop | training_loop.py | a fresh clone would not
+apply | noloss | training/loss.py | give the folder of your clone
+apply | otherloop | construct_class_by_name | a fresh clone of NVIDIA's fits
 apply | linked | linked/training/loss.py is a symbolic link | give the folder where the file itself is
 apply | taken | taken/training/loss_original.py exists | move it away first
-apply | binary | binary/train.py is not text in UTF-8 | git checkout train.py
+apply | binary | binary/train.py cannot be read as Python | git checkout train.py
 apply | stored | stored/.rooted-loss/manifest.json is damaged | copy them back
 apply | stored --revert | stored/.rooted-loss/manifest.json is damaged | copy them back
 """
