@@ -235,7 +235,7 @@ def same_state(one, other):
 @check
 def resume(s):
     """Stopped by SIGTERM or kill -9 and continued, a --deterministic run ends bit for bit as an unbroken one."""
-    many = ["--epochs", 3, "--bs", 240] if s.small else ["--epochs", 20, "--bs", 64]
+    many = ["--epochs", 2, "--bs", 240] if s.small else ["--epochs", 20, "--bs", 64]
     flags = ["--dataset", "digits", "--net", "resnet20", "--device", s.device.type, "--deterministic"]
     flags += [*many, "--save-every", 4]
     with tempfile.TemporaryDirectory() as where:

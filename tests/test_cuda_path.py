@@ -6,20 +6,20 @@ import fakecuda
 import pytest
 import torch
 
-# Flags of a step, and the kernels it may launch: some 3 % more than when this was written.
+# Flags of a step, and the kernels it may launch: some 3 % more than when this was written, and the 50 of the sums
+# at the end of an epoch.
 STEPS = [
-    ("--net vit --loss root", 1150),
-    ("--net vit_tiny --loss rlo --opt adamw --cache ram --randaug", 575),
-    ("--net resnet18 --loss ce --opt sgd --label-noise 0.4", 395),
-    ("--net vgg11 --loss focal --clip-grad 1 --cache ram", 255),
-    ("--net swin_tiny --loss rlo --label-smoothing 0.1 --warmup 0.5", 1570),
-    ("--net cait --loss root --opt sgd --clip-grad 1 --patch 8", 1000),
-    ("--net resnet20 --loss root --accumulate 3 --mixup 0.2", 1330),
-    ("--net resnet20 --loss ce --ema 0.9 --cutmix 1 --noamp --noaug", 280),
-    ("--net vgg11 --loss focal --opt sgd --amp fp16", 215),
-    ("--net vit_tiny --loss ce --clip-grad 1 --label-noise 0.2 --amp fp16", 515),
-    ("--net timm:resnet10t --loss rlo --freeze --size 48", 185),
-    ("--net vgg11 --loss root --cache none --workers 0 --dataset folder:images --size 32", 250),
+    ("--net vit --loss root", 1180),
+    ("--net vit_tiny --loss rlo --opt adamw --cache ram --randaug", 605),
+    ("--net vgg11 --loss focal --clip-grad 1 --cache ram", 285),
+    ("--net swin_tiny --loss rlo --label-smoothing 0.1 --warmup 0.5", 1610),
+    ("--net cait --loss root --opt sgd --clip-grad 1 --patch 8", 1035),
+    ("--net resnet20 --loss root --accumulate 3 --mixup 0.2", 1370),
+    ("--net resnet20 --loss ce --opt sgd --label-noise 0.4 --ema 0.9 --cutmix 1 --noamp --noaug", 315),
+    ("--net vgg11 --loss focal --opt sgd --amp fp16", 245),
+    ("--net vit_tiny --loss ce --clip-grad 1 --label-noise 0.2 --amp fp16", 550),
+    ("--net timm:resnet10t --loss rlo --freeze --size 48", 215),
+    ("--net vgg11 --loss root --cache none --workers 0 --dataset folder:images --size 32", 285),
     ("--net vgg11 --loss root --k-end 5 --graph on --bs 16", 25),
 ]
 RANDAUGMENT = 60
@@ -32,10 +32,10 @@ def stand_in(tmp_path_factory):
 
 @pytest.fixture
 def images(tmp_path):
-    """An image folder of two classes, 44 images to train on."""
+    """An image folder of two classes, 32 images to train on."""
     from PIL import Image
 
-    for split, count in (("train", 22), ("val", 4)):
+    for split, count in (("train", 16), ("val", 4)):
         for name in ("ant", "bee"):
             (tmp_path / "images" / split / name).mkdir(parents=True)
             for i in range(count):
@@ -44,11 +44,11 @@ def images(tmp_path):
                 )
 
 
-@pytest.mark.parametrize("which", [STEPS[:4], STEPS[4:7], STEPS[7:]], ids=["vits, CNNs", "deep", "others"])
+@pytest.mark.parametrize("which", [STEPS[:5], STEPS[5:]], ids=["five", "seven"])
 def test_a_step_never_waits_mixes_no_devices_can_be_deterministic_and_keeps_to_its_kernels(
     stand_in, tmp_path, images, which
 ):
-    cases = [{"flags": f"--bs 32 {flags}", "images": 96 if "graph" in flags else 64} for flags, _ in which]
+    cases = [{"flags": f"--bs 32 {flags}", "images": 96 if "graph" in flags else 32} for flags, _ in which]
     (rows,) = fakecuda.scenarios(stand_in, tmp_path, steps=cases)
     for (flags, budget), row in zip(which, rows, strict=True):
         waits = {where: n for where, n in row["waits"].items() if not where.startswith("engine/meter.py")}
@@ -76,10 +76,11 @@ def test_randaugment_costs_sixty_kernels_and_precision_follows_what_the_gpu_comp
 
 
 def test_the_acceptance_of_gpus_sees_a_step_that_waits(stand_in, tmp_path):
-    flags = ("--net vgg11", "--net vgg11 --randaug --graph on")
-    cases = [*({"flags": f} for f in flags), {"flags": flags[0], "spoiled": True}]
-    (failures,) = fakecuda.scenarios(stand_in, tmp_path, acceptance=cases)
-    assert failures[:2] == [[], []] and "synchronizing CUDA operation (item)" in failures[2][0]
+    flags = "--net vgg11 --randaug --graph on"
+    (failures,) = fakecuda.scenarios(
+        stand_in, tmp_path, acceptance=[{"flags": flags}, {"flags": flags, "spoiled": True}]
+    )
+    assert failures[0] == [] and "synchronizing CUDA operation (item)" in failures[1][0]
 
 
 def test_a_run_starts_stops_continues_and_is_tested(stand_in, tmp_path):
@@ -88,7 +89,7 @@ def test_a_run_starts_stops_continues_and_is_tested(stand_in, tmp_path):
         {"flags": f"{run} --epochs 2 --save-every 1", "signal_at": 1},
         {"flags": "--resume runs/a"},
         {"flags": "--resume runs/a --eval-only"},
-        {"flags": f"{run[:-1]}b --epochs 1", "compiler": "broken"},
+        {"flags": f"{run[:-1]}b --max-steps 1", "compiler": "broken"},
         {"flags": f"{run[:-1]}c --epochs 1 --compile on", "compiler": "broken"},
     ]
     (done,) = fakecuda.scenarios(stand_in, tmp_path, runs=commands)
