@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 TINY = {
     "bench_losses.py": ["--mode", "eager", "--classes", 3, 5, "--bs", 4, "--rounds", 2],
     "bench_data.py": ["--images", 40, "--files", 20, "--file-size", 16, "--bs", 8, "--workers", 1,
@@ -59,7 +61,6 @@ def test_the_memory_of_a_step_is_what_it_holds_beyond_what_stood_before(cli):
     assert row["root"]["memory"] == pytest.approx(row["root"]["mib"] / row["plain"]["mib"])
 
 
-@pytest.mark.slow
 def test_compiled_losses_can_be_measured(cli):
     args = ["--mode", "compiled", "--classes", 3, "--bs", 4, "--rounds", 1]
     assert "compiled" in cli("benchmarks/bench_losses.py", *args).stdout

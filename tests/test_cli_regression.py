@@ -48,6 +48,7 @@ assert not {{"torch", "numpy", "sklearn", "scipy", "matplotlib"}} & set(sys.modu
     assert "(default: 2 3 5 10)" in result.stdout
 
 
+@pytest.mark.slow
 def test_one_command_writes_the_table_and_the_plots_and_nothing_outside_out(tmp_path):
     result = run(*SMALL, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
@@ -160,6 +161,7 @@ def test_with_l2_scaled_strong_penalties_leave_corrected_probabilities_of_all_k_
     capsys.readouterr()
 
 
+@pytest.mark.slow
 def test_multinomial_data_with_a_step_of_its_own(tmp_path, capsys):
     arguments = [
         "--dataset",
@@ -246,6 +248,7 @@ def test_an_unknown_data_set_exits_2_without_a_traceback():
     assert "did you mean breast_cancer?" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_test_file_and_a_target_by_name(tmp_path, capsys):
     lines = [f"{i % 2},{i % 7},{(i * 5) % 11 + 4 * (i % 2)}" for i in range(40)]
     for name in ("train", "test"):

@@ -14,6 +14,8 @@ from PIL import Image
 
 from engine.run_directory import RunDirectory
 
+pytestmark = pytest.mark.slow
+
 TIMING = ("epoch_seconds", "images_per_second")
 # Dropout, augmentation and label noise: all that draws random numbers.
 FLAGS = "--dataset digits --net vit_tiny --dimhead 64 --epochs 3 --bs 128 --label-noise 0.2 --seed 3".split()
@@ -67,7 +69,6 @@ def start_and_signal(tmp_path, number, progress):
     return process.returncode, output
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number,code", [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
 @pytest.mark.parametrize("progress", [0, 1])
 def test_a_stopped_run_resumes_bit_for_bit(tmp_path, cli, reference, number, code, progress):
@@ -81,7 +82,6 @@ def test_a_stopped_run_resumes_bit_for_bit(tmp_path, cli, reference, number, cod
     assert_same_run(run, reference)
 
 
-@pytest.mark.slow
 def test_the_same_seed_gives_the_same_run_and_another_seed_does_not(tmp_path, cli, reference):
     cli("train.py", *FLAGS, "--out", tmp_path, "--run-name", "run")
     assert_same_run(tmp_path / "run", reference)
@@ -101,7 +101,6 @@ def run(finished, tmp_path):
     return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
-@pytest.mark.slow
 def test_resuming_a_finished_run_says_so_and_epochs_may_grow(run, cli):
     done = cli("train.py", "--resume", run)
     assert "step 3 of 3" in done.stdout and "best test accuracy" in done.stdout
@@ -109,7 +108,6 @@ def test_resuming_a_finished_run_says_so_and_epochs_may_grow(run, cli):
     assert [row["epoch"] for row in rows_of(run)] == ["1", "2"]
 
 
-@pytest.mark.slow
 def test_a_flag_that_contradicts_the_run_is_refused_by_name(run, cli):
     before = (run / "config.json").read_bytes()
     for flags, message in [
@@ -125,7 +123,6 @@ def test_a_flag_that_contradicts_the_run_is_refused_by_name(run, cli):
     assert before != (run / "config.json").read_bytes()  # the new number of epochs is what goes on
 
 
-@pytest.mark.slow
 def test_an_epoch_that_max_steps_cut_is_finished_when_it_goes_on(tmp_path, cli):
     cli("train.py", *SMALL, "--out", tmp_path, "--max-steps", 2)
     run = tmp_path / "run"

@@ -352,6 +352,7 @@ def test_a_mistake_is_one_line_that_names_it_and_exits_2(here, flags, named, cap
     assert Path("file").read_text() == "precious"
 
 
+@pytest.mark.slow
 def test_without_data_or_network_the_error_says_what_is_missing_and_where(tmp_path):
     # A proxy that nobody listens at is as good as no network.
     no_network = {f"{scheme}_proxy": "http://127.0.0.1:9" for scheme in ("http", "https", "HTTP", "HTTPS")}

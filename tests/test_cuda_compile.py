@@ -16,6 +16,8 @@ from engine import precision
 from engine.distributed import World
 from engine.saver import Progress
 
+pytestmark = pytest.mark.slow
+
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 

@@ -6,6 +6,8 @@ import fakecuda
 import pytest
 import torch
 
+pytestmark = pytest.mark.slow
+
 # Flags of a step, and the kernels it may launch: some 3 % more than when this was written, and the 50 of the sums
 # at the end of an epoch.
 STEPS = [

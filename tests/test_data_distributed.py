@@ -58,6 +58,8 @@ def test_one_process_a_machine_decodes_and_a_mistake_ends_all_of_them(tmp_path):
 SLOW = """
 import datetime, os, sys, time
 import torch.distributed as dist
+
+pytestmark = pytest.mark.slow
 import data, data.build, data.ranks
 rank, folder, slow, fails = int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4] == "fails"
 os.environ["LOCAL_RANK"] = str(rank)

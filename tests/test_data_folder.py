@@ -101,6 +101,7 @@ def test_ranks_stream_disjoint_parts_that_make_up_the_whole(folder):
     assert torch.equal(joined[0], alone[0]) and torch.equal(joined[1], alone[1])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs Unix signals")
 def test_workers_survive_the_signals_that_stop_a_run_and_do_not_outlive_it(folder):
     code = f"""

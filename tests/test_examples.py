@@ -7,6 +7,8 @@ import sys
 import pytest
 from conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = {
     "own_loop.py": ["--epochs", 2],
     "timm_finetune.py": ["--steps", 2, "--bs", 8],

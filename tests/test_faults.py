@@ -21,6 +21,8 @@ from fault_harness import differences, make_images
 import train
 from engine.saver import Saver
 
+pytestmark = pytest.mark.slow
+
 # Two epochs of three steps; a save after each second step, so that a disk can fill up between saves.
 FLAGS = "--dataset digits --net vit_tiny --dimhead 64 --bs 512 --epochs 2 --run-name run".split()
 SAVES = ["--save-every", "2"]
@@ -84,7 +86,6 @@ def assert_one_line(result, *parts):
 # --- killed ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_runs_killed_anywhere_end_like_runs_that_were_left_alone():
     harness = [sys.executable, str(ROOT / "tests" / "fault_harness.py"), "--stops", "8", "--seed", "1"]
     done = subprocess.run(harness, capture_output=True, text=True, timeout=900)
@@ -95,7 +96,6 @@ def test_runs_killed_anywhere_end_like_runs_that_were_left_alone():
 
 
 # Between the last step of an epoch and its row, where there is nothing left to train on but a row to write.
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "strike",
     [
@@ -258,7 +258,6 @@ def test_a_checkpoint_torn_or_flipped_anywhere_is_one_line(main, tmp_path, refer
 # --- determinism ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_the_number_of_workers_and_where_images_are_kept_change_nothing(cli, tmp_path):
     images = make_images(tmp_path / "images")
     net = "--net vit_tiny --dimhead 64 --bs 48 --epochs 2 --randaug --device cpu"

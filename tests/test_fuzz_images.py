@@ -14,6 +14,8 @@ from PIL import Image, ImageOps
 import data
 from data import images
 
+pytestmark = pytest.mark.slow
+
 COUNT = int(os.environ.get("RLO_FUZZ_IMAGES", 60))
 SIDE = 16
 # format → (suffix, grey levels it may be wrong by, keeps alpha, carries EXIF)

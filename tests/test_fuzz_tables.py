@@ -10,9 +10,12 @@ import random
 from dataclasses import dataclass, field
 
 import numpy as np
+import pytest
 
 from common import UserError
 from logreg.readers import Told, read_files
+
+pytestmark = pytest.mark.slow
 
 CASES = int(os.environ.get("ROOTED_FUZZ_TABLES", "250"))
 LABELS = (

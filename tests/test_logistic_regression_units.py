@@ -187,6 +187,7 @@ def test_other_ways_to_stop_far_from_a_minimum_are_said_too():
         RootedLogisticRegression(C=10.0).fit(*apart)
 
 
+@pytest.mark.slow
 def test_importing_the_estimator_imports_no_nets_and_no_plots():
     code = "import sys, logreg.estimator\nassert not {'timm', 'torchvision', 'matplotlib'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=300)

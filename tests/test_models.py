@@ -129,6 +129,7 @@ def test_one_image_channels_last_and_bf16_autocast_agree_with_float32(name):
     torch.testing.assert_close(half.float(), expected, rtol=0.1, atol=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_forward_is_one_graph_for_torch_compile(name):
     model = models.build_model(name, 5, 32, dim=64).eval()
@@ -139,6 +140,7 @@ def test_forward_is_one_graph_for_torch_compile(name):
     torch._dynamo.reset()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vit", "vit_small"])
 def test_vit_learns_a_tiny_batch_by_heart(name):
     torch.manual_seed(0)
