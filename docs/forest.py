@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # a script of the repository, run from anywhere
 
 CELL = re.compile(r"([+−]?\d+\.\d+) ± (\d+\.\d+)(?:.*?\((\d+) seeds\))?")
-SEEDS = {"1": 3, "2": 10, "4": 3}  # of the studies, where a cell does not say
+SEEDS = {"1": 3, "2": 10, "4": 3, "5": 3}  # of the studies, where a cell does not say
 COLOURS = {"root": 1, "rlo": 2}  # of common.OKABE_ITO; other losses are grey
 
 
@@ -44,6 +44,8 @@ def read_page(text):
                     p = 2 * float(stats.t.sf(abs(mean) / half * stats.t.ppf(0.975, n - 1), n - 1))
                     row = re.sub(r": .*|`", "", cells[0])
                     loss = name.removesuffix("− ce").strip()
+                    if not loss:  # a column "− ce" alone: the rows are losses, and the corner says of what
+                        row, loss = header[0].strip("`"), row
                     found.append((study, row, loss, Difference(mean, mean - half, mean + half, True, n, p)))
     for study in {row[0] for row in found}:
         holm([difference for of, *_, difference in found if of == study])

@@ -145,6 +145,11 @@ text | of no table
 | net | ce | focal − ce |
 | --- | --- | --- |
 | vit: `--x` | 90.00 ± 1.00 | −2.00 ± 3.00 (tie) (4 seeds) |
+## Classifiers, study 5: y
+| `worse` | seeds | − ce |
+| --- | --- | --- |
+| ce | 0 1 2 | |
+| root k = 2 | 0 1 2 | +5.42 ± 5.72 (tie) |
 ## Something else
 | a | root − ce |
 | --- | --- |
@@ -156,8 +161,9 @@ text | of no table
         ("40 %", "rlo", -0.1, 0.2, 10),
         ("60 %", "root k=2", 9.0, 1.0, 10),
         ("vit", "focal", -2.0, 3.0, 4),
+        ("worse", "root k = 2", 5.42, 5.72, 3),
     ]
-    assert [d.survives for *_, d in rows] == [False, False, True, False]
+    assert [d.survives for *_, d in rows] == [False, False, True, False, False]
     assert rows[0][3].p == pytest.approx(
         0.0263, abs=1e-3
     )  # t = 1.22 / 1.04 · 2.262 with 9 degrees of freedom
