@@ -11,6 +11,8 @@ from PIL import Image
 
 import data
 
+pytestmark = pytest.mark.slow
+
 CODE = """
 import os, sys
 import torch.distributed as dist
@@ -58,8 +60,6 @@ def test_one_process_a_machine_decodes_and_a_mistake_ends_all_of_them(tmp_path):
 SLOW = """
 import datetime, os, sys, time
 import torch.distributed as dist
-
-pytestmark = pytest.mark.slow
 import data, data.build, data.ranks
 rank, folder, slow, fails = int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4] == "fails"
 os.environ["LOCAL_RANK"] = str(rank)
@@ -85,12 +85,7 @@ os._exit(0)
 
 @pytest.mark.parametrize(
     ("slow", "outcome"),
-    [
-        (0, "well"),
-        pytest.param(1, "well", marks=pytest.mark.slow),
-        (0, "fails"),
-        pytest.param(1, "fails", marks=pytest.mark.slow),
-    ],
+    [(0, "well"), (1, "well"), (0, "fails"), (1, "fails")],
 )
 def test_a_rank_may_take_longer_than_the_groups_timeout_and_its_failure_reaches_all(tmp_path, slow, outcome):
     began = time.monotonic()

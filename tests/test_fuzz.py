@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 FINE = settings(
     deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck), print_blob=False
 )
-CASES = {"train": 40, "resume": 20, "regression": 30, "compare": 30, "sweep": 120, "apply": 120}
+CASES = {"train": 70, "resume": 30, "regression": 40, "compare": 40, "sweep": 160, "apply": 190}
 NEEDED = {"sweep": ["images"], "apply": ["clone"], "regression": ["images"]}  # of the folders; else all
 ended = dict.fromkeys((0, 2, 3), 0)  # exit codes
 
