@@ -161,7 +161,7 @@ text | of no table
         ("40 %", "rlo", -0.1, 0.2, 10),
         ("60 %", "root k=2", 9.0, 1.0, 10),
         ("vit", "focal", -2.0, 3.0, 4),
-        ("worse", "root k = 2", 5.42, 5.72, 3),
+        ("worse", "root k = 2", 5.42, 5.72, 5),
     ]
     assert [d.survives for *_, d in rows] == [False, False, True, False, False]
     assert rows[0][3].p == pytest.approx(
