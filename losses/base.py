@@ -134,7 +134,7 @@ def class_loss(
 
     counted = target != ignore_index
     cross_entropy = F.cross_entropy(logits, target, ignore_index=ignore_index, reduction="none")
-    compiled = pair and torch.compiler.is_compiling()
+    compiled = pair is not None and torch.compiler.is_compiling()
     loss = (_Phi.apply(cross_entropy, phi, pair) if compiled else phi(cross_entropy)) * counted
     total = counted
     if weight is not None:

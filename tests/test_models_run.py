@@ -146,7 +146,13 @@ def test_exported_file_says_the_same_for_any_number_of_images(tmp_path, capsys, 
         pytest.importorskip(package)
     model, _ = save_run(tmp_path / "run", net)
     paths = save_images(tmp_path / "new", [(20, 20)])
-    export.main([str(tmp_path / "run"), "--format", form, "--images", str(tmp_path / "new")])
+    words = [str(tmp_path / "run"), "--format", form, "--images", str(tmp_path / "new")]
+    if form != "safetensors" and net == "vit_tiny" and torch.__version__.startswith("2.6."):
+        with pytest.raises(SystemExit):  # its torch.export fixes the number of images, and is refused
+            export.main(words)
+        assert "torch.export cannot trace vit_tiny" in capsys.readouterr().err
+        return
+    export.main(words)
     assert "on 3 images of" in capsys.readouterr().out
     content = (tmp_path / "run" / f"model.{form}").read_bytes()
     again = export.FORMATS[form][1](content)
