@@ -139,8 +139,8 @@ class Forked:
         return self.returncode
 
 
-def start(flags, strike="", log=None, processes=1, real=False):
-    """Start a run; its processes, in a process group of their own.
+def start(flags, strike="", log=None, processes=1, real=False, threads="1"):
+    """Start a run; its processes, in a process group of their own, with OMP_NUM_THREADS=`threads`.
 
     Real ones are as a user starts them, by python or torchrun (one process here, which has the others). The
     others are forks of this process, for two or more with the variables that say who is who.
@@ -148,9 +148,10 @@ def start(flags, strike="", log=None, processes=1, real=False):
     if real:
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
         command = [sys.executable, *(launcher if processes > 1 else []), __file__, strike, *flags]
-        return [subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)]
+        ours = {**os.environ, "OMP_NUM_THREADS": threads}
+        return [subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env=ours)]
     if processes == 1:
-        return [Forked(strike, flags, log, {}, 0)]
+        return [Forked(strike, flags, log, {"OMP_NUM_THREADS": threads}, 0)]
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -158,7 +159,9 @@ def start(flags, strike="", log=None, processes=1, real=False):
     for rank in range(processes):
         who = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
         where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        environment = {name: str(value) for name, value in (who | where).items()}
+        environment = {name: str(value) for name, value in (who | where).items()} | {
+            "OMP_NUM_THREADS": threads
+        }
         started.append(Forked(strike, flags, log, environment, started[0].pid if started else 0))
     return started
 

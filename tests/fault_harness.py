@@ -137,10 +137,11 @@ class Run:
         if self.starts:
             by_path = self.path is not None and self.rng.random() < 0.5
             flags = ["--resume", str(self.path)] if by_path else [*flags, "--resume", "auto"]
+        threads = self.rng.choice("12") if self.starts else "1"  # a resumed run computes with its own again
         self.starts += 1
         with open(self.log, "a") as log:
             print(f"\n$ {strike or clock or ''} train.py {' '.join(flags)}", file=log, flush=True)
-            processes = start(flags, strike, log, self.processes, real)
+            processes = start(flags, strike, log, self.processes, real, threads)
             try:
                 if clock and None in wait(processes, clock[0]):
                     kill = self.rng.choice((os.kill, os.killpg)) if self.processes == 1 else os.killpg
@@ -183,6 +184,8 @@ class Run:
         allowed = {code, 1, -number} if torchrun else {code}
         if clock or moment == "start-up":
             allowed |= {-number, 0}
+        if moment == "start-up" and self.processes > 1:  # the others wait for one that has gone
+            allowed |= {1}
         if self.processes > 1:  # the others lost one, or stop with it: 143, whichever signal it had
             allowed |= {1, -signal.SIGABRT} if number == SIGKILL else {143}
         if not set(codes) <= allowed:
