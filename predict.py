@@ -53,20 +53,27 @@ def predict(args):
         _Images(paths, transform),
         args.bs,
         num_workers=args.workers if len(paths) > args.bs else 0,
-        collate_fn=list,
+        collate_fn=_one_tensor,
     )
     unreadable = []
     with writer(args) as write, torch.inference_mode():
-        for batch in loader:
-            unreadable += [what for _, what in batch if isinstance(what, str)]
-            good = [(path, pixels) for path, pixels in batch if not isinstance(pixels, str)]
-            if not good:
+        for read, pixels, problems in loader:
+            unreadable += problems
+            if not read:
                 continue
-            logits = net(torch.cat([pixels for _, pixels in good]).to(device)).float()
-            best = (scale * logits).softmax(1).topk(args.top)
-            for (path, _), p, classes in zip(good, best.values.tolist(), best.indices.tolist(), strict=True):
+            best = (scale * net(pixels.to(device)).float()).softmax(1).topk(args.top)
+            for path, p, classes in zip(read, best.values.tolist(), best.indices.tolist(), strict=True):
                 write(path, [(class_names[c], x) for c, x in zip(classes, p, strict=True)])
     return unreadable
+
+
+def _one_tensor(batch):
+    """The paths that could be read, their pixels, and what is wrong with the others: workers send one tensor."""
+    import torch
+
+    good = [(path, pixels) for path, pixels in batch if not isinstance(pixels, str)]
+    pixels = torch.cat([pixels for _, pixels in good]) if good else None
+    return [path for path, _ in good], pixels, [what for _, what in batch if isinstance(what, str)]
 
 
 class _Images:

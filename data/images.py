@@ -140,7 +140,11 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def decode(
-    path: str | Image.Image, size: int, interpolation: str = "bilinear", crop_pct: float = 1.0
+    path: str | Image.Image,
+    size: int,
+    interpolation: str = "bilinear",
+    crop_pct: float = 1.0,
+    enlarge: bool = True,
 ) -> np.ndarray:
     """Read one image upright: shorter side resized to ``size / crop_pct`` (antialiased), centre cropped, RGB.
 
@@ -154,6 +158,8 @@ def decode(
     interpolation : {'bilinear', 'bicubic'}
     crop_pct : float
         Share of the resized image's shorter side that the crop keeps.
+    enlarge : bool
+        False leaves smaller squares as they are.
 
     Returns
     -------
@@ -165,10 +171,12 @@ def decode(
         The file is missing, truncated, no image, larger than Pillow's limit against image bombs, or its mode
         leaves open which value is black and which is white.
     """
-    side = int(size / crop_pct)
     try:
         # a copy: decoding less than the whole would change the caller's image
         with path.copy() if isinstance(path, Image.Image) else _open(path) as image:
+            if not enlarge and image.width == image.height < size:
+                size, crop_pct = image.width, 1.0
+            side = int(size / crop_pct)
             # lets the JPEG decoder skip resolution; twice the size leaves the resize enough to filter
             image.draft(None, (2 * side, 2 * side))
             rgb = _rgb(image)

@@ -183,7 +183,7 @@ def load_run(path: str | Path) -> tuple[nn.Module, Callable[..., Tensor], list[s
     """
     # Decoding is the data's; imported here, where both meet.
     from data.augment import resize_squares
-    from data.images import common_square_size, decode
+    from data.images import decode
 
     path = weights_file(path)
     info = read_info(path)
@@ -197,17 +197,10 @@ def load_run(path: str | Path) -> tuple[nn.Module, Callable[..., Tensor], list[s
 
     def pixels_of(image) -> Tensor:
         size, how = info.image_size, (info.interpolation, info.crop_pct)
-        in_memory = isinstance(image, Image.Image)
-        if in_memory:
-            side = image.width if image.width == image.height else 0
-        else:
-            image = str(image)
-            side = common_square_size([image])
+        image = image if isinstance(image, Image.Image) else str(image)
         # small squares are enlarged as tensors, as the training does
-        stored = min(size, side or size)
-        decoded = decode(image, stored, how[0], how[1] if stored == size else 1.0)
-        pixels = torch.from_numpy(decoded.copy())[None]
-        if stored < size:
+        pixels = torch.from_numpy(decode(image, size, *how, enlarge=False).copy())[None]
+        if pixels.shape[-1] < size:
             pixels = resize_squares(pixels, size, *how)
         return (pixels / 255 - mean) / std
 
