@@ -30,14 +30,16 @@ def predict(args):
 
     from data.images import find_images
     from engine.distributed import World
-    from models import ModelError, load_run, read_info
+    from models import ModelError, load_run, net_facts, read_info
 
     net, transform, class_names = load_run(args.run)
     run = Path(args.run)
     file = next(f for f in (run / "best.pt", run / "model.safetensors", run) if f.is_file())
-    scale = 1.0 if args.raw else read_info(file).logit_scale
+    info = read_info(file)
+    scale = 1.0 if args.raw else info.logit_scale
+    layout = torch.channels_last if net_facts(info.net).channels_last else torch.contiguous_format
     device = World(args.device).device
-    net.to(device)
+    net.to(device, memory_format=layout)
     paths = []
     for name in map(Path, args.images):
         if not name.exists():
@@ -61,7 +63,7 @@ def predict(args):
             unreadable += problems
             if not read:
                 continue
-            best = (scale * net(pixels.to(device)).float()).softmax(1).topk(args.top)
+            best = (scale * net(pixels.to(device, memory_format=layout)).float()).softmax(1).topk(args.top)
             for path, p, classes in zip(read, best.values.tolist(), best.indices.tolist(), strict=True):
                 write(path, [(class_names[c], x) for c, x in zip(classes, p, strict=True)])
     return unreadable
