@@ -137,7 +137,8 @@ class Run:
         if self.starts:
             by_path = self.path is not None and self.rng.random() < 0.5
             flags = ["--resume", str(self.path)] if by_path else [*flags, "--resume", "auto"]
-        threads = self.rng.choice("12") if self.starts else "1"  # a resumed run computes with its own again
+        # a resumed run computes with its own number again; one that was killed too early starts anew
+        threads = self.rng.choice("12") if self.path else "1"
         self.starts += 1
         with open(self.log, "a") as log:
             print(f"\n$ {strike or clock or ''} train.py {' '.join(flags)}", file=log, flush=True)
