@@ -399,7 +399,7 @@ def evaluate(job, batches, averaged=False, keep=False):
 
     def leave_if_asked():
         if job.world.any(job.stop.requested)[0]:
-            leave(job, save=True)
+            leave(job, save=not keep)  # for the report the net has best.pt's weights, and last.pt is whole
 
     data, trainer = job.data, job.trainer
     scale = getattr(trainer.loss, "logit_scale", job.info.logit_scale)

@@ -103,6 +103,7 @@ def test_runs_killed_anywhere_end_like_runs_that_were_left_alone():
         strike_at("step", 6, signal.SIGINT),
         strike_at("evaluation", 1, signal.SIGKILL),
         strike_at("evaluation", 2, signal.SIGKILL),
+        strike_at("evaluation", 3, signal.SIGTERM),  # the report's, with the weights of best.pt
     ],
 )
 def test_a_run_stopped_in_the_last_step_of_an_epoch_still_gets_its_row(main, tmp_path, reference, strike):
