@@ -1,9 +1,10 @@
-"""What every folder may import: the user's error, near matches, files that are whole, colours.
+"""What every folder may import: the user's error, near matches, files that are whole, pictures.
 
 No torch at import time, so that command lines which only read names or runs start at once.
 """
 
 import difflib
+import io
 import os
 import pickle
 import warnings
@@ -44,6 +45,20 @@ def did_you_mean(name: str, known: Iterable[str], n: int = 1) -> str:
     """``"; did you mean a or b?"`` for the `n` nearest of the `known` names; empty where none is near."""
     near = difflib.get_close_matches(name, list(known), n)
     return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+def printable(text: str) -> str:
+    """A name from a file as it can be drawn."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def picture(figure: Any, form: str = "png", dpi: int = 110, **options: Any) -> bytes:
+    """What a file of a figure of matplotlib's holds; names in any script are drawn without a warning."""
+    image = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
+        figure.savefig(image, format=form, dpi=dpi, **options)
+    return image.getvalue()
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:

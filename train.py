@@ -164,6 +164,7 @@ def build(args, typed, world, stop, known_data=None):
                 raise UserError(f"--{flag} {getattr(args, flag)} contradicts {best}, which has {value}")
             setattr(args, flag, value)
     wishes = info or net_facts(args.net, args.pretrained)
+    names = info.class_names if info and args.eval_only else (known_data or {}).get("class_names")
     size = args.size or (
         info.image_size if info and args.eval_only else wishes.native_size if not info else 0
     )
@@ -173,8 +174,7 @@ def build(args, typed, world, stop, known_data=None):
         label_column=args.label_column, imbalance=args.imbalance, val_split=args.val_split,
         skip_bad=args.skip_bad, cache=args.cache, workers=args.workers, seed=args.seed, rank=world.rank,
         world_size=world.size, mean=wishes.mean, std=wishes.std, interpolation=wishes.interpolation,
-        crop_pct=wishes.crop_pct, eval_only=args.eval_only,
-        class_names=info.class_names if info and args.eval_only else None,
+        crop_pct=wishes.crop_pct, eval_only=args.eval_only, class_names=names,
         channels_last=net_facts(args.net).channels_last,
     )  # fmt: skip
     data = build_data(args.dataset, args.data_dir, size or 0, args.bs, world.device, options)
@@ -424,7 +424,7 @@ def test(job, path):
         logits, labels = job.outputs
         scale = job.info.logit_scale
         write_report(
-            path, logits.float().softmax(1).numpy(), (scale * logits.float()).softmax(1).numpy(),
+            path, scores, logits.float().softmax(1).numpy(), (scale * logits.float()).softmax(1).numpy(),
             labels.numpy(), job.data.class_names, job.data.test_paths,
         )  # fmt: skip
     if job.saver is None:

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from common import printable
 
 from .table import Row, Table
 
@@ -47,7 +48,6 @@ def draw_differences(table: Table, styles: dict, baseline: str) -> Iterator[Figu
 
 def _page(lines: list[tuple[str, Row | None]], keys: list[str], styles: dict, title: str) -> Figure:
     figure = Figure(figsize=(8.4 if len(keys) > 1 else 6.4, 1.5 + 0.24 * len(lines)), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots(1, len(keys), squeeze=False, sharey=True)[0]
     for ax, key in zip(axes, keys, strict=True):
         ax.axvline(0, color="0.4", linewidth=0.9, zorder=1)
@@ -58,9 +58,7 @@ def _page(lines: list[tuple[str, Row | None]], keys: list[str], styles: dict, ti
         ax.set_ylim(len(lines) - 0.4, -0.6)
         ax.grid(axis="y", visible=False)
         ax.margins(x=0.12)
-    axes[0].set_yticks(
-        range(len(lines)), ["".join(c if c.isprintable() else "?" for c in t) for t, _ in lines]
-    )
+    axes[0].set_yticks(range(len(lines)), [printable(text) for text, _ in lines])
     for label, (_, row) in zip(axes[0].get_yticklabels(), lines, strict=True):
         label.set_fontweight("bold" if row is None else "normal")
         label.set_fontsize(8)

@@ -3,22 +3,19 @@
 What lines, bands and bars mean is written in each of them. An unfinished run has a dagger where it enters.
 """
 
-import io
 import math
 import re
 import textwrap
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from common import OKABE_ITO, write_atomically
+from common import OKABE_ITO, picture, printable, write_atomically
 
 from .forest import draw_differences
 from .runs import Group, Run
@@ -72,11 +69,11 @@ def draw_all(table: Table, groups: list[Group], out: Path, suffix: str, baseline
     names = []
     with matplotlib.rc_context(STYLE):
         for place, members in places.items():
-            ending = f"-{_plain(members[0].dataset)}-{_plain(place[1])}" if len(places) > 1 else ""
+            ending = f"-{printable(members[0].dataset)}-{printable(place[1])}" if len(places) > 1 else ""
             for name, pages in _kinds(members, styles):
                 for page in pages:
                     names.append(_save(page, out, f"{name}{ending}", suffix, names))
-        for page in draw_differences(table, styles, _plain(baseline)):
+        for page in draw_differences(table, styles, printable(baseline)):
             names.append(_save(page, out, "differences", suffix, names))
     return names
 
@@ -107,18 +104,10 @@ def _save(figure: Figure, out: Path, stem: str, suffix: str, taken: list[str]) -
     stem = re.sub(r"[^\w.+]+", "-", stem).encode()[:150].decode(errors="ignore")
     numbers = ("", *(f"-{i}" for i in range(2, len(taken) + 3)))
     name = next(n for n in (f"{stem}{number}.{suffix}" for number in numbers) if n not in taken)
-    image = io.BytesIO()
     metadata = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(suffix)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # names in any script
-        figure.savefig(image, dpi=110, format=suffix, metadata=metadata)
-    write_atomically(out / name, lambda file: file.write(image.getvalue()))
+    content = picture(figure, suffix, metadata=metadata)
+    write_atomically(out / name, lambda file: file.write(content))
     return name
-
-
-def _plain(text: str) -> str:
-    """A name from a file as it can be drawn."""
-    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def _styles(losses: Iterable[str]) -> dict[str, dict]:
@@ -143,14 +132,15 @@ def _pages(panels: list[Panel], title: str, x: str, y: str, note: str, sharey=Fa
         rows = math.ceil(len(page) / columns)
         width = WIDTHS[columns]
         figure = Figure(figsize=(width, 1.3 + 2.6 * rows if rows > 1 else 4.2), layout="constrained")
-        FigureCanvasAgg(figure)
         grid = figure.subplots(rows, columns, squeeze=False, sharey=sharey).flat
         for i, ax in enumerate(grid):
             if i >= len(page):
                 ax.remove()
                 continue
             heading, draw = page[i]
-            ax.set_title("\n".join(textwrap.wrap(_plain(heading), int(0.85 * CHARACTERS * width / columns))))
+            ax.set_title(
+                "\n".join(textwrap.wrap(printable(heading), int(0.85 * CHARACTERS * width / columns)))
+            )
             ax.set_xlabel(x if i + columns >= len(page) else "")
             ax.set_ylabel(y if i % columns == 0 else "")
             draw(ax)
@@ -162,8 +152,8 @@ def _pages(panels: list[Panel], title: str, x: str, y: str, note: str, sharey=Fa
 def _finish(figure: Figure, title: str, note: str) -> None:
     """The title, and below all panels, where they cover no data, what the drawing means and the legend."""
     width = int(figure.get_figwidth() * CHARACTERS)
-    figure.suptitle(textwrap.fill(_plain(title), int(0.8 * width)), fontsize=10)
-    note = "\n".join(textwrap.wrap(_plain(note), width))
+    figure.suptitle(textwrap.fill(printable(title), int(0.8 * width)), fontsize=10)
+    note = "\n".join(textwrap.wrap(printable(note), width))
     entries = {}
     for ax in figure.axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
@@ -173,7 +163,7 @@ def _finish(figure: Figure, title: str, note: str) -> None:
         return
     columns = max(1, int(figure.get_figwidth() / (0.075 * max(map(len, entries)) + 0.7)))
     legend = figure.legend(
-        entries.values(), map(_plain, entries), loc="outside lower center", ncols=columns, frameon=False,
+        entries.values(), map(printable, entries), loc="outside lower center", ncols=columns, frameon=False,
         fontsize=8.5, handlelength=3.2, title=note, title_fontsize=8,
     )  # fmt: skip
     legend.get_title().set(color="0.3", multialignment="center")

@@ -54,7 +54,6 @@ def read_page(text):
 
 def draw(rows, path):
     """A line a difference, the studies one below the other."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     from common import OKABE_ITO
@@ -64,7 +63,6 @@ def draw(rows, path):
         lines += [None] if lines and lines[-1][0] != row[0] else []  # a gap between two studies
         lines.append(row)
     figure = Figure(figsize=(8, 0.17 * len(lines) + 0.9), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots()
     axes.axvline(0, color="0.5", linewidth=1)
     for y, row in enumerate(lines):

@@ -1,10 +1,9 @@
 """curves.png: loss and accuracy over the epochs, training and test."""
 
-import io
 import math
 from pathlib import Path
 
-from common import OKABE_ITO, write_atomically
+from common import OKABE_ITO, picture, write_atomically
 
 # Told apart by everyone, and in grey print by their dashes.
 TRAIN = {"color": OKABE_ITO[1], "linestyle": "--", "label": "training"}
@@ -16,12 +15,10 @@ SPLITS = {"train": TRAIN, "test": TEST, "val": VAL, "ema": EMA}
 
 def draw_curves(rows: list[dict], path: Path, title: str) -> None:
     """Plot the rows of metrics.csv to the PNG file `path`, atomically."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(9, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
     epochs = [row["epoch"] for row in rows]
     marker = "o" if len(rows) < 30 else None
     for axes, quantity, unit in zip(
@@ -37,6 +34,4 @@ def draw_curves(rows: list[dict], path: Path, title: str) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
     figure.suptitle(title, fontsize=11, parse_math=False)
-    image = io.BytesIO()
-    figure.savefig(image, dpi=110, format="png")
-    write_atomically(path, lambda file: file.write(image.getvalue()))
+    write_atomically(path, lambda file: file.write(picture(figure)))

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from common import OKABE_ITO, write_atomically
+from common import OKABE_ITO, picture, write_atomically
 
-BINS = 15
+from .scores import BINS
+
 MISTAKES = 20
 READABLE = 40  # classes whose names fit the picture
 
 
 def write_report(
     directory: Path,
+    scores: dict[str, float],
     probabilities: np.ndarray,
     corrected: np.ndarray,
     labels: np.ndarray,
@@ -29,6 +30,8 @@ def write_report(
     Parameters
     ----------
     directory : Path
+    scores : dict
+        As `Scores.read` gives them.
     probabilities, corrected : ndarray, shape (N, C)
         Plain softmax, and corrected for the loss (docs/losses.md §7).
     labels : ndarray of int, shape (N,)
@@ -53,11 +56,8 @@ def write_report(
     worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:MISTAKES]
     report = {
         "images": len(labels),
-        "accuracy": 100 * float((predicted == labels).mean()),
-        "nll": _nll(probabilities, labels),
-        "nll_corrected": _nll(corrected, labels),
-        "ece": 100 * _ece(probabilities, labels),
-        "ece_corrected": 100 * _ece(corrected, labels),
+        "accuracy": scores["acc"],
+        **{name: scores[name] for name in ("nll", "nll_corrected", "ece", "ece_corrected")},
         "classes": {str(name): per_class[str(name)] for name in class_names},
         "mistakes": [
             {
@@ -74,17 +74,13 @@ def write_report(
     _write(directory / "report.md", _markdown(report))
     matrix = confusion_matrix(labels, predicted, labels=everyone)
     write_atomically(directory / "confusion.png", lambda f: f.write(_confusion(matrix, class_names)))
-    both = (("softmax", probabilities), ("corrected", corrected))
+    both = (("softmax", probabilities, scores["ece"]), ("corrected", corrected, scores["ece_corrected"]))
     write_atomically(directory / "reliability.png", lambda f: f.write(_reliability(both, labels)))
     return report
 
 
 def _write(path: Path, text: str) -> None:
     write_atomically(path, lambda file: file.write(text.encode(errors="backslashreplace")))
-
-
-def _nll(p: np.ndarray, labels: np.ndarray) -> float:
-    return float(-np.log(np.maximum(p[np.arange(len(labels)), labels], np.finfo(np.float32).tiny)).mean())
 
 
 def _bins(p: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -96,11 +92,6 @@ def _bins(p: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np
         means = np.bincount(which, confidence, BINS) / count
         accuracy = np.bincount(which, right, BINS) / count
     return count, means, accuracy
-
-
-def _ece(p: np.ndarray, labels: np.ndarray) -> float:
-    count, confidence, accuracy = _bins(p, labels)
-    return float(np.nansum(count * np.abs(accuracy - confidence)) / max(1, len(labels)))
 
 
 def _cell(text: object) -> str:
@@ -140,22 +131,10 @@ def _markdown(report: dict) -> str:
 
 
 def _figure(width: float, height: float):
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
     return figure, figure.subplots()
-
-
-def _png(figure) -> bytes:
-    import warnings
-
-    image = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # names in any script
-        figure.savefig(image, dpi=110, format="png")
-    return image.getvalue()
 
 
 def _confusion(matrix: np.ndarray, class_names: Sequence[str]) -> bytes:
@@ -164,7 +143,7 @@ def _confusion(matrix: np.ndarray, class_names: Sequence[str]) -> bytes:
     shares = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     side = min(14.0, max(4.5, 2.2 + 0.34 * n)) if n <= READABLE else 9.0
     figure, axes = _figure(side + 1, side)
-    picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
+    squares = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
     axes.set(xlabel="predicted class", ylabel="true class")
     if n <= READABLE:
         names = [str(name)[:24] for name in class_names]
@@ -180,8 +159,8 @@ def _confusion(matrix: np.ndarray, class_names: Sequence[str]) -> bytes:
         for i, j in np.argwhere(matrix > 0):
             colour = "white" if shares[i, j] > 55 else "black"
             axes.text(j, i, matrix[i, j], ha="center", va="center", fontsize=8, color=colour)
-    figure.colorbar(picture, label="share of the true class, %", fraction=0.046)
-    return _png(figure)
+    figure.colorbar(squares, label="share of the true class, %", fraction=0.046)
+    return picture(figure)
 
 
 def _reliability(both, labels: np.ndarray) -> bytes:
@@ -189,13 +168,13 @@ def _reliability(both, labels: np.ndarray) -> bytes:
     figure, axes = _figure(5, 4.6)
     axes.plot([0, 100], [0, 100], color="0.6", linewidth=1, label="as sure as right")
     seen = []
-    for (name, p), colour, marker in zip(both, OKABE_ITO[1:], "os", strict=False):
+    for (name, p, ece), colour, marker in zip(both, OKABE_ITO[1:], "os", strict=False):
         if any(np.array_equal(p, other) for other in seen):
             continue  # nothing to correct: one curve
         seen.append(p)
         count, confidence, accuracy = _bins(p, labels)
         full = count > 0
-        label = f"{name}: error {100 * _ece(p, labels):.2f} %"
+        label = f"{name}: error {ece:.2f} %"
         sizes = 12 + 120 * count[full] / count.max()
         axes.plot(100 * confidence[full], 100 * accuracy[full], color=colour, linewidth=1.2)
         axes.scatter(
@@ -208,4 +187,4 @@ def _reliability(both, labels: np.ndarray) -> bytes:
     legend = figure.legend(frameon=False, loc="outside lower center", fontsize=9, ncols=2)  # covers no data
     for handle in legend.legend_handles[1:]:
         handle.set_sizes([40])
-    return _png(figure)
+    return picture(figure)

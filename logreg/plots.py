@@ -1,7 +1,5 @@
 """The figures of ``regression.py``: 800 pixels wide, told apart by colour-blind eyes and in grey print."""
 
-import warnings
-
 import matplotlib
 
 matplotlib.use("Agg")
@@ -11,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from common import OKABE_ITO
+from common import OKABE_ITO, picture, printable, write_atomically
 from losses import root_loss, rooted_logistic_loss
 
 COLOURS = OKABE_ITO[1:]  # black is kept for logistic regression
@@ -31,15 +29,13 @@ def _style(i: int | None) -> dict:
 
 def _plain(text: str) -> str:
     """A name from a file as it is: no dollars that mean mathematics, no line breaks, no end of a length."""
-    return "".join(c if c.isprintable() else "?" for c in text[:60]).replace("$", r"\$")
+    return printable(text[:60]).replace("$", r"\$")
 
 
 def _save(figure, path):
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # names in any script
-        figure.savefig(path, dpi=DPI, pil_kwargs={"optimize": True})
+    content = picture(figure, dpi=DPI, pil_kwargs={"optimize": True})
+    write_atomically(path, lambda file: file.write(content))
     plt.close(figure)
-    return path
 
 
 def _say_coinciding(axis):
@@ -123,7 +119,7 @@ def plot_losses(path, ks):
         axes[0, 0].set(ylabel="loss (m = k)", ylim=(-0.2, 8))
         axes[1, 0].set(ylabel="derivative in t", ylim=(-4, 0.15))
         _legend_below(figure, axes[0, 0], 6)
-        return _save(figure, path)
+        _save(figure, path)
 
 
 def plot_convergence(path, runs, l2, x="iterations", title=""):
@@ -168,7 +164,7 @@ def plot_convergence(path, runs, l2, x="iterations", title=""):
         _legend_below(figure, axes[0, 0], 6)
         for axis in axes.flat:
             _say_coinciding(axis)
-        return _save(figure, path)
+        _save(figure, path)
 
 
 def plot_condition(path, conditions, title=""):
@@ -206,7 +202,7 @@ def plot_condition(path, conditions, title=""):
         if axis.get_legend_handles_labels()[0]:  # and not all of them infinite
             _legend_below(figure, axis, 4)
             _say_coinciding(axis)
-        return _save(figure, path)
+        _save(figure, path)
 
 
 def plot_boundaries(path, dataset, runs, title):
@@ -246,7 +242,7 @@ def plot_boundaries(path, dataset, runs, title):
         axis.set(xlabel="feature 0 (standardised)", ylabel="feature 1 (standardised)")
         axis.set_title(f"{_plain(dataset.name)}: {title}\n{_differing(runs, X)}".rstrip())
         _legend_below(figure, axis, 7)
-        return _save(figure, path)
+        _save(figure, path)
 
 
 def _differing(runs, X) -> str:

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from scipy import stats
 
 import compare
@@ -266,7 +267,7 @@ def test_mixed_runs_give_a_figure_for_each_data_set_and_net_with_six_panels_at_m
     labels = [tick.get_text() for tick in forest.axes[0].get_yticklabels()]
     assert labels == ["cait", "root k=3 m=3 †"] and "Hollow: a tie" in forest.get_supxlabel()
     for figure in figures.values():  # nothing written in it overlaps or leaves it
-        renderer = figure.canvas.get_renderer()
+        renderer = FigureCanvasAgg(figure).get_renderer()
         titles = [ax.title.get_window_extent(renderer) for ax in figure.axes if ax.get_title()]
         assert not any(a.overlaps(b) for i, a in enumerate(titles) for b in titles[:i])
         assert all(0 <= t.x0 and t.x1 <= figure.bbox.x1 for t in titles)

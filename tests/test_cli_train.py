@@ -122,6 +122,20 @@ def test_streaming_gives_the_same_run_as_memory(here, image_folder):
     assert float(ram["train_loss"]) == pytest.approx(float(streamed["train_loss"]), rel=0.05)
 
 
+def test_a_run_resumes_on_its_own_data_only(here, image_folder, capsys):
+    flags = ["--dataset", f"folder:{image_folder}", "--net", "resnet20", "--bs", 8, "--run-name", "run"]
+    assert run_main(*flags, "--max-steps", 1) == 0
+    added = image_folder / "train" / "dark" / "99.png"
+    Image.new("L", (16, 16)).save(added)
+    assert run_main("--resume", "runs/run", "--max-steps", 2) == 2
+    assert "24 training images became 25" in capsys.readouterr().err
+    added.unlink()
+    for split in ("train", "val"):
+        (image_folder / split / "dark").rename(image_folder / split / "night")
+    assert run_main("--resume", "runs/run", "--max-steps", 2) == 2
+    assert "classes are not the run's: 'dark' gone; 'night' new" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "flags",
     [
