@@ -21,6 +21,8 @@ def check_real(name: str, value: float, minimum: float, *, inclusive: bool = Tru
 
     A tensor without dimensions is taken as it is: looking at it would make the host wait for its device.
     """
+    if type(value) is float and minimum < value < math.inf:
+        return
     if isinstance(value, Tensor) and value.dim() == 0:
         return
     ok = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
@@ -40,6 +42,74 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
+class _Summed(torch.autograd.Function):
+    """Σ_i f_i φ(ℓ_i) over the counted samples as one node, for class indices and constant factors f_i.
+
+    φ′ is computed once a sample. The second output, the log-probabilities, is there for second derivatives,
+    which reach the logits through it.
+    """
+
+    @staticmethod
+    def forward(ctx, logits, target, counted, factor, phi, pair, ignore_index):
+        ctx.set_materialize_grads(False)
+        ctx.dim, ctx.phi = _class_dim(logits), phi
+        log_p = torch.log_softmax(logits, ctx.dim)
+        ell = F.nll_loss(log_p, target, ignore_index=ignore_index, reduction="none")
+        loss, slope = pair(ell, factor)
+        if counted is not None:
+            slope = torch.where(counted, slope, 0.0)
+            # Whatever index marks an ignored sample, this is one that scatter_add can take.
+            target = target.clamp(0, logits.shape[ctx.dim] - 1)
+        ctx.save_for_backward(log_p, target.long().unsqueeze(ctx.dim), counted, slope)
+        ctx.factor = factor
+        return loss.sum(), log_p
+
+    @staticmethod
+    def backward(ctx, grad, grad_log_p):
+        log_p, target, counted, slope = ctx.saved_tensors
+        again = torch.is_grad_enabled()  # create_graph
+        p, in_logits = log_p.exp(), None
+        if grad_log_p is not None:
+            in_logits = grad_log_p - p * grad_log_p.sum(ctx.dim, keepdim=True)
+        if grad is not None:
+            if again:
+                ell = -log_p.gather(ctx.dim, target).squeeze(ctx.dim)
+                (slope,) = torch.autograd.grad(ctx.phi(ell).sum(), ell, create_graph=True)
+                slope = slope * ctx.factor
+                slope = slope if counted is None else torch.where(counted, slope, 0.0)
+            slope = (slope * grad).unsqueeze(ctx.dim)
+            if not again and not _is_batched(grad):
+                p.mul_(slope).scatter_add_(ctx.dim, target, -slope)
+            else:
+                p = (p * slope).scatter_add(ctx.dim, target, -slope)
+            in_logits = p if in_logits is None else in_logits + p
+        return in_logits, *[None] * 6
+
+
+def _is_batched(x: Tensor) -> bool:
+    """Whether vmap, torch.func's or that of autograd's batched gradients, has x stand for many."""
+    return torch._C._functorch.is_batchedtensor(x) or torch._C._functorch.is_legacy_batchedtensor(x)
+
+
+def _is_transformed() -> bool:
+    """Whether a compiler, a tracer or a transform of torch.func reads along."""
+    return (
+        torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active()
+    )
+
+
+def are_learned(*numbers: float | Tensor | None) -> bool:
+    """Whether one of them is a tensor that asks for its gradient."""
+    return any(isinstance(n, Tensor) and n.requires_grad for n in numbers)
+
+
+def has_values(x: Tensor) -> bool:
+    """Whether the host can look at `x` without waiting for a device, and nobody records what it does then."""
+    if _is_transformed():
+        return False
+    return x.device.type == "cpu" and type(x) is Tensor and not torch._C._len_torch_dispatch_stack()
+
+
 class _Phi(torch.autograd.Function):
     """φ(ℓ) for compilers, whose derivative they would else compute for every logit instead of every sample."""
 
@@ -54,7 +124,7 @@ class _Phi(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        return grad * ctx.pair(*ctx.saved_tensors)[1], None, None
+        return grad * ctx.pair(*ctx.saved_tensors, 1.0)[1], None, None
 
 
 def class_loss(
@@ -63,7 +133,7 @@ def class_loss(
     logits: Tensor,
     target: Tensor,
     *,
-    pair: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None,
+    pair: Callable[[Tensor, float | Tensor], tuple[Tensor, Tensor]] | None = None,
     weight: Tensor | None = None,
     ignore_index: int = -100,
     reduction: str = "mean",
@@ -78,7 +148,8 @@ def class_loss(
     scale : float
         The factor s. Applied together with the mean's 1/N, which saves the step a pass over the batch.
     pair : callable, optional
-        φ and φ′ of ℓ as two new tensors, without autograd: makes class indices faster where they are compiled.
+        f φ and f φ′ of ℓ and a factor f (a number or a tensor) as two new tensors, without autograd: makes
+        class indices faster.
     logits : Tensor, shape (C,), (N, C) or (N, C, d1, …)
     target : Tensor
         Class indices, shape (), (N,) or (N, d1, …); or class probabilities in the shape of `logits`.
@@ -106,7 +177,7 @@ def class_loss(
     if not 0.0 <= label_smoothing <= 1.0:
         raise ValueError(f"label_smoothing must be between 0 and 1, got {label_smoothing!r}")
     logits = at_least_float32(logits)
-    class_dim = 0 if logits.dim() == 1 else 1
+    class_dim = _class_dim(logits)
     if weight is not None:
         if weight.shape != (logits.shape[class_dim],):
             raise ValueError(
@@ -133,17 +204,43 @@ def class_loss(
         return _reduce(loss, scale, loss.numel(), reduction)
 
     counted = target != ignore_index
-    cross_entropy = F.cross_entropy(logits, target, ignore_index=ignore_index, reduction="none")
-    compiled = pair is not None and torch.compiler.is_compiling()
-    loss = (_Phi.apply(cross_entropy, phi, pair) if compiled else phi(cross_entropy)) * counted
     total = counted
     if weight is not None:
         total = weight[torch.where(counted, target, 0).long()] * counted
-        loss = loss * total
+    if pair is not None and not label_smoothing and reduction != "none" and target.numel():
+        if _is_differentiated_plainly(logits, weight, scale):
+            return _summed(phi, pair, scale, logits, target, counted, total, ignore_index, reduction)
+    denominator = total.sum(dtype=logits.dtype) if reduction == "mean" else 1
+    cross_entropy = F.cross_entropy(logits, target, ignore_index=ignore_index, reduction="none")
+    compiled = pair is not None and torch.compiler.is_compiling()
+    loss = (_Phi.apply(cross_entropy, phi, pair) if compiled else phi(cross_entropy)) * total
     if label_smoothing:
         smooth = _sum_over_classes(phi, logits, None, weight, class_dim) / logits.shape[class_dim]
         loss = (1 - label_smoothing) * loss + label_smoothing * smooth.masked_fill(~counted, 0.0)
-    return _reduce(loss, scale, total.sum(dtype=loss.dtype) if reduction == "mean" else 1, reduction)
+    return _reduce(loss, scale, denominator, reduction)
+
+
+def _is_differentiated_plainly(logits: Tensor, *constants) -> bool:
+    """Whether gradients are asked for, by autograd's reverse mode, and in the logits alone."""
+    if _is_transformed() or torch.autograd.forward_ad._current_level >= 0:
+        return False
+    return logits.requires_grad and torch.is_grad_enabled() and not are_learned(*constants)
+
+
+def _summed(phi, pair, scale, logits, target, counted, total, ignore_index, reduction):
+    """The sum or mean over class indices by :class:`_Summed`."""
+    mask = counted
+    if total is counted and has_values(target) and (n := int(counted.count_nonzero())):
+        mask = None if n == target.numel() else counted
+        factor = scale / n if reduction == "mean" else scale
+    else:
+        factor = scale / total.sum(dtype=logits.dtype) if reduction == "mean" else scale
+        factor = factor if total is counted else total * factor
+    return _Summed.apply(logits, target, mask, factor, phi, pair, ignore_index)[0]
+
+
+def _class_dim(logits: Tensor) -> int:
+    return 0 if logits.dim() == 1 else 1
 
 
 def _sum_over_classes(phi, logits: Tensor, target: Tensor | None, weight: Tensor | None, dim: int) -> Tensor:

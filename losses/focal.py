@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .base import ClassLoss, check_real, class_loss
+from .base import ClassLoss, are_learned, check_real, class_loss
 
 
 def focal_from_ce(cross_entropy: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
@@ -21,13 +21,15 @@ def focal_from_ce(cross_entropy: Tensor, alpha: float = 0.25, gamma: float = 2.0
     return (-torch.expm1(-ell)).pow(gamma) * ell * alpha
 
 
-def _pair(cross_entropy: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
-    """φ and φ′ = (1 − p)^(γ − 1) (1 − p + γ p ℓ) of :func:`focal_from_ce` at α = 1, without autograd."""
-    info = torch.finfo(cross_entropy.dtype)
-    ell = cross_entropy.clamp(info.tiny, info.max**0.5)
-    wrong = torch.expm1(-ell).neg_()
-    power = wrong.pow(gamma - 1)
-    return power * wrong * ell, torch.addcmul(wrong, ell, 1 - wrong, value=gamma).mul_(power)
+def _pair(ell: Tensor, gamma: float, alpha: float | Tensor = 1.0) -> tuple[Tensor, Tensor]:
+    """φ and φ′ = α (1 − p)^(γ − 1) (1 − p + γ p ℓ) of :func:`focal_from_ce`, without autograd."""
+    info = torch.finfo(ell.dtype)
+    ell = ell.clamp(info.tiny, info.max**0.5)
+    p = -ell
+    wrong = torch.expm1(p).neg_()
+    power = wrong.pow(gamma - 1).mul_(alpha)
+    slope = torch.addcmul(wrong, ell, p.exp_(), value=gamma).mul_(power)
+    return ell.mul_(wrong).mul_(power), slope
 
 
 def focal_loss(
@@ -74,7 +76,7 @@ def focal_loss(
         alpha,
         logits,
         target,
-        pair=lambda ell: _pair(ell, gamma),
+        pair=None if are_learned(gamma) else lambda ell, alpha: _pair(ell, gamma, alpha),
         weight=weight,
         ignore_index=ignore_index,
         reduction=reduction,

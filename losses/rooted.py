@@ -21,7 +21,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import ClassLoss, at_least_float32, check_real, check_reduction, class_loss
+from .base import (
+    ClassLoss,
+    are_learned,
+    at_least_float32,
+    check_real,
+    check_reduction,
+    class_loss,
+    has_values,
+)
 
 # expm1 is continued linearly for this long before it saturates. Logits of 1e7 are beyond any use; without
 # an end, a slope of e^70 times the largest float32 logit would be infinite.
@@ -57,17 +65,30 @@ def expm1_then_linear(x: Tensor, start: float | Tensor) -> Tensor:
     return torch.add(torch.expm1(below), line, alpha=math.exp(start))
 
 
-def root_pair(cross_entropy: Tensor, k: float | Tensor) -> tuple[Tensor, Tensor]:
-    """φ and φ′ of :func:`root_from_ce` at m = 1, for where autograd does not look."""
-    x = cross_entropy * (-1.0 / k)
-    return torch.expm1(x).neg_(), x.exp_().mul_(1.0 / k)
+def root_pair(ell: Tensor, k: float | Tensor, m: float | Tensor = 1.0) -> tuple[Tensor, Tensor]:
+    """φ and φ′ of :func:`root_from_ce`, for where autograd does not look."""
+    x = ell * (-1.0 / k)
+    slope = x.exp().mul_(m / k)
+    return x.expm1_().mul_(-m), slope
 
 
-def rlo_pair(cross_entropy: Tensor, k: float | Tensor, start: float | Tensor) -> tuple[Tensor, Tensor]:
-    """φ and φ′ of :func:`rlo_from_ce` at m = 1 and its `start`, for where autograd does not look."""
-    x = cross_entropy * (1.0 / k)
-    slope = x.clamp(max=start).exp_().mul_(1.0 / k).masked_fill_(x > start + LINEAR_RANGE, 0.0)
-    return expm1_then_linear(x, start), slope
+def rlo_pair(
+    ell: Tensor, k: float | Tensor, start: float | Tensor, m: float | Tensor = 1.0
+) -> tuple[Tensor, Tensor]:
+    """φ and φ′ of :func:`rlo_from_ce` with its `start`, for where autograd does not look."""
+    x = ell * (1.0 / k)
+    if has_values(x) and x.numel() and float(x.amax()) <= start:
+        value = x.expm1_()
+        slope = (value + 1).mul_(m / k)
+        return value.mul_(m), slope
+    value = x.clamp(max=start).expm1_()
+    slope = (value + 1).mul_(m / k).masked_fill_(x > start + LINEAR_RANGE, 0.0)
+    line = x.sub_(start).clamp_(0.0, LINEAR_RANGE)
+    if isinstance(start, Tensor):
+        value.addcmul_(line, start.to(x.dtype).exp())
+    else:
+        value.add_(line, alpha=math.exp(start))
+    return value.mul_(m), slope
 
 
 def root_from_ce(cross_entropy: Tensor, k: float = 3.0, m: float = 3.0) -> Tensor:
@@ -159,7 +180,7 @@ def root_loss(
         m,
         logits,
         target,
-        pair=lambda ell: root_pair(ell, k),
+        pair=None if are_learned(k) else lambda ell, m: root_pair(ell, k, m),
         weight=weight,
         ignore_index=ignore_index,
         reduction=reduction,
@@ -218,7 +239,7 @@ def rlo_loss(
         m,
         logits,
         target,
-        pair=lambda ell: rlo_pair(ell, k, start),
+        pair=None if are_learned(k, m) else lambda ell, m: rlo_pair(ell, k, start, m),
         weight=weight,
         ignore_index=ignore_index,
         reduction=reduction,
@@ -270,9 +291,7 @@ def rooted_logistic_loss(
     start = exact_range(logits.dtype, k, k)
     logits = at_least_float32(logits)
     target = target.to(logits.dtype)
-    # A graph that is being compiled, or a batch of vmap, has no values to look at.
-    has_values = not torch.compiler.is_compiling() and not torch._C._functorch.is_batchedtensor(target)
-    if target.device.type == "cpu" and has_values and not bool(((target >= 0) & (target <= 1)).all()):
+    if has_values(target) and not bool(((target >= 0) & (target <= 1)).all()):
         raise ValueError(
             "labels must lie in [0, 1], the class or its probability; for labels y of −1 and +1 pass (y + 1) / 2"
         )
