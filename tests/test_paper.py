@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from test_commands import PARSERS, ROOT, commands_of
 
 import sweep
@@ -169,4 +170,7 @@ text | of no table
     )  # t = 1.22 / 1.04 · 2.262 with 9 degrees of freedom
     forest.draw(rows, tmp_path / "forest.png")
     assert (tmp_path / "forest.png").read_bytes().startswith(b"\x89PNG")
-    assert len(forest.read_page((ROOT / "docs" / "results.md").read_text())) >= 49
+    page = forest.read_page((ROOT / "docs" / "results.md").read_text("utf-8"))
+    with Image.open(ROOT / "docs" / "images" / "forest.png") as picture:
+        assert picture.text["Description"] == forest.fingerprint(page), "run docs/forest.py"
+    assert len(page) >= 49
