@@ -13,17 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .base import at_least_float32, check_reduction
+from .base import at_least_float32
 
-# Rows of hidden in a chunk, unless told. At half as many as hidden has features, a chunk's logits are half as
-# large as the weight; outside these bounds matrix products are slow or the chunk buys nothing.
-CHUNK_BOUNDS = (128, 1024)
 # Words at a time of the half-precision parts of the weight's gradient, which are summed in float32.
 WORDS_AT_A_TIME = 8192
+# Words at a time of a half-precision weight that is multiplied in float32.
+BLOCK = 512
 
 
 @dataclass(frozen=True)
-class _Settings:
+class Settings:
     """What a chunk needs beside its tensors; `phi` gives value and slope of the loss of a cross entropy."""
 
     name: str
@@ -34,90 +33,7 @@ class _Settings:
     chunk_size: int
 
 
-def chunked_loss(
-    name, pair, scale, hidden, weight, target, bias, ignore_index, reduction, label_smoothing, chunk_size
-):
-    check_options(reduction, label_smoothing, chunk_size)
-    _check_tensors(hidden, weight, target, bias, ignore_index)
-    low, high = CHUNK_BOUNDS
-    chunk_size = chunk_size or min(max(hidden.shape[-1] // 2, low), high)
-    dtype = _plain_dtype(hidden)
-    settings = _Settings(
-        name, pair(dtype), _product_dtype(dtype, hidden.device), ignore_index, label_smoothing, chunk_size
-    )
-    tokens, labels = hidden.reshape(-1, hidden.shape[-1]), target.reshape(-1).long()
-    if reduction == "none":
-        loss = _PerToken.apply(tokens, weight, bias, labels, settings) * scale
-        return loss.reshape(target.shape)
-    # Where a mean is over no token at all, it is 0/0 = nan, as in torch.
-    counted = (labels != ignore_index).sum(dtype=torch.float64 if dtype == torch.float64 else torch.float32)
-    factor = scale / counted if reduction == "mean" else scale
-    return _Summed.apply(tokens, weight, bias, labels, factor, torch.is_grad_enabled(), settings)
-
-
-def _plain_dtype(hidden: Tensor) -> torch.dtype:
-    """The dtype that the logits of the plain route would have."""
-    device = hidden.device.type
-    if torch.is_autocast_enabled(device) and hidden.dtype != torch.float64:
-        return torch.get_autocast_dtype(device)
-    return hidden.dtype
-
-
-def _product_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
-    """The dtype of the matrix products: on a CPU never half, which many multiply 10 to 200 times slower."""
-    return torch.float32 if device.type == "cpu" and dtype in (torch.float16, torch.bfloat16) else dtype
-
-
-def check_options(reduction, label_smoothing, chunk_size) -> None:
-    check_reduction(reduction)
-    if not 0.0 <= label_smoothing <= 1.0:
-        raise ValueError(f"label_smoothing must be between 0 and 1, got {label_smoothing!r}")
-    if chunk_size is None:
-        return
-    if not isinstance(chunk_size, int) or isinstance(chunk_size, bool) or chunk_size <= 0:
-        raise ValueError(f"chunk_size must be an integer > 0 (tokens at a time) or None, got {chunk_size!r}")
-
-
-def _check_tensors(hidden, weight, target, bias, ignore_index) -> None:
-    if not hidden.is_floating_point() or not weight.is_floating_point():
-        raise ValueError(
-            f"hidden and weight must be floating point, got {hidden.dtype} and {weight.dtype} "
-            "(hidden states, not token ids)"
-        )
-    if hidden.dim() < 1 or weight.dim() != 2 or hidden.shape[-1] != weight.shape[1]:
-        raise ValueError(
-            "hidden (…, D) and weight (V, D) must end in the same D, "
-            f"got {tuple(hidden.shape)} and {tuple(weight.shape)}"
-        )
-    if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
-        raise ValueError(f"target must hold word indices (integers), got {target.dtype}")
-    if target.shape != hidden.shape[:-1]:
-        raise ValueError(
-            f"target must have the shape of hidden without its last dimension, {tuple(hidden.shape[:-1])}, "
-            f"got {tuple(target.shape)}"
-        )
-    if bias is not None and bias.shape != weight.shape[:1]:
-        raise ValueError(
-            f"bias must hold one number for each of the {weight.shape[0]} words, got {tuple(bias.shape)}"
-        )
-    given = [t for t in (hidden, weight, target, bias) if t is not None]
-    if len({t.device for t in given}) > 1:
-        raise ValueError(f"all tensors must be on one device, got {', '.join(str(t.device) for t in given)}")
-    kinds = {t.dtype for t in (hidden, weight, bias) if t is not None}
-    if len(kinds) > 1 and not torch.is_autocast_enabled(hidden.device.type):
-        raise ValueError(
-            f"hidden, weight and bias must have one dtype outside autocast, got {', '.join(map(str, kinds))}"
-        )
-    if target.device.type == "cpu" and target.numel():
-        wrong = target[(target != ignore_index) & ((target < 0) | (target >= weight.shape[0]))]
-        if wrong.numel():
-            raise ValueError(
-                f"target {int(wrong[0])} is no word: it must be 0 to {weight.shape[0] - 1}, "
-                f"or ignore_index ({ignore_index})"
-            )
-
-
-def _over_chunks(tokens, weight, bias, labels, settings: _Settings, wanted, factors=None):
+def _over_chunks(tokens, weight, bias, labels, settings: Settings, wanted, factors=None):
     """Losses of all tokens (N,), and the gradients of Σ_i factors_i loss_i that `wanted` (three bools) names.
 
     Gradients come in float32 or better. No factors are ones.
@@ -132,12 +48,11 @@ def _over_chunks(tokens, weight, bias, labels, settings: _Settings, wanted, fact
     with torch.no_grad(), torch.autocast(tokens.device.type, enabled=False):
         weight = weight.to(settings.dtype)
         bias = None if bias is None else bias.to(settings.dtype)
-        for start in range(0, len(tokens), settings.chunk_size):
-            rows = slice(start, start + settings.chunk_size)
+        for rows in _slices(len(tokens), settings.chunk_size):
             hidden = tokens[rows].to(settings.dtype)
             logits = at_least_float32(F.linear(hidden, weight, bias))
             factor = None if factors is None else factors[rows].to(precise)
-            losses[rows] = _chunk(logits, labels[rows], factor, settings, any(wanted))
+            losses[rows] = _chunk(logits, labels[rows], factor, settings, any(wanted))[0]
             if not any(wanted):
                 continue
             slopes = logits.to(settings.dtype)
@@ -151,33 +66,42 @@ def _over_chunks(tokens, weight, bias, labels, settings: _Settings, wanted, fact
     return losses, grads
 
 
-def _chunk(logits, labels, factor, settings: _Settings, want_slopes: bool) -> Tensor:
-    """Losses of a chunk's tokens (n,). With `want_slopes`, `logits` (n, V) turn into the gradient in them."""
+def _chunk(logits, labels, factor, settings: Settings, want_slopes: bool) -> tuple[Tensor, tuple]:
+    """Losses of a chunk's tokens (n,), and what their gradient needs of each token, (n, 1).
+
+    That is: the largest logit, the logarithm of Σ e^(z − it), the sum of the slopes φ′ and the label's share in
+    it. With `want_slopes`, `logits` (n, V) turn into the gradient in them.
+    """
     counted = (labels != settings.ignore_index)[:, None]
     labels = torch.where(counted, labels[:, None], 0)
-    logits.sub_(logits.amax(1, keepdim=True))
+    largest = logits.amax(1, keepdim=True)
+    logits.sub_(largest)
     smoothing = settings.label_smoothing
     if smoothing:
-        ell = logits.exp().sum(1, keepdim=True).log() - logits
+        log_total = logits.exp().sum(1, keepdim=True).log()
+        ell = log_total - logits
         value, slope = settings.phi(ell)
         share = smoothing / logits.shape[1]
         loss = (1 - smoothing) * value.gather(1, labels) + share * value.sum(1, keepdim=True)
+        of_label = slope.gather(1, labels) * (1 - smoothing)
+        slopes = of_label + slope.sum(1, keepdim=True) * share
     else:
         at_label = logits.gather(1, labels)
         logits.exp_()
         total = logits.sum(1, keepdim=True)
-        loss, slope = settings.phi(total.log() - at_label)
+        log_total = total.log()
+        loss, slopes = settings.phi(log_total - at_label)
+        of_label = slopes
     if want_slopes:
         factor = counted if factor is None else counted * factor[:, None]
         if smoothing:
-            right = slope.gather(1, labels) * (1 - smoothing)
-            slope.mul_(share).scatter_add_(1, labels, right).mul_(factor)
+            slope.mul_(share).scatter_add_(1, labels, of_label).mul_(factor)
             torch.exp(-ell, out=logits)
-            logits.mul_(slope.sum(1, keepdim=True)).sub_(slope)
+            logits.mul_(slopes * factor).sub_(slope)
         else:
-            slope = slope * factor
+            slope = slopes * factor
             logits.mul_(slope / total).scatter_add_(1, labels, -slope)
-    return torch.where(counted, loss, 0.0).squeeze(1)
+    return torch.where(counted, loss, 0.0).squeeze(1), (largest, log_total, slopes, of_label)
 
 
 def _add_product(total: Tensor, slopes: Tensor, hidden: Tensor) -> None:
@@ -190,7 +114,7 @@ def _add_product(total: Tensor, slopes: Tensor, hidden: Tensor) -> None:
         total[words] += slopes[:, words].T @ hidden
 
 
-def _refuse_create_graph(settings: _Settings) -> None:
+def _refuse_create_graph(settings: Settings) -> None:
     if torch.is_grad_enabled():
         plain = settings.name.removeprefix("linear_")
         raise RuntimeError(
@@ -207,7 +131,7 @@ def _as_inputs(grads, inputs, factor=None):
     return [None if g is None else g.to(x.dtype) for g, x in zip(grads, inputs, strict=True)]
 
 
-class _Summed(torch.autograd.Function):
+class Summed(torch.autograd.Function):
     """factor × Σ_i loss_i. Its gradients are made in the forward pass and given away in the backward pass."""
 
     @staticmethod
@@ -228,7 +152,7 @@ class _Summed(torch.autograd.Function):
         return *_as_inputs(grads, (tokens, weight, bias), grad_output * ctx.factor), None, None, None, None
 
 
-class _PerToken(torch.autograd.Function):
+class PerToken(torch.autograd.Function):
     """loss_i of each token. What weighs them is known only in the backward pass, which does it all again."""
 
     @staticmethod
@@ -243,3 +167,88 @@ class _PerToken(torch.autograd.Function):
         *inputs, labels = ctx.saved_tensors
         grads = _over_chunks(*inputs, labels, ctx.settings, ctx.needs_input_grad[:3], grad_output)[1]
         return *_as_inputs(grads, inputs), None, None
+
+
+class ByWords(torch.autograd.Function):
+    """loss_i of each token, from half precision multiplied in float32 and never held in it as a whole.
+
+    The forward pass keeps a few numbers a token. The backward pass takes a block of words after the other:
+    with all tokens' logits of them it knows all of these words' gradient, and gives it away rounded.
+    """
+
+    @staticmethod
+    def forward(ctx, tokens, weight, bias, labels, settings):
+        losses = tokens.new_empty(len(tokens), dtype=settings.dtype)
+        known = tokens.new_empty(4, len(tokens), 1, dtype=settings.dtype)
+        with torch.autocast(tokens.device.type, enabled=False):
+            for rows in _slices(len(tokens), settings.chunk_size):
+                hidden = tokens[rows].to(settings.dtype)
+                logits = hidden.new_empty(len(hidden), len(weight))
+                for words in _slices(len(weight), BLOCK):
+                    logits[:, words] = F.linear(hidden, *_block(weight, bias, words, settings))
+                losses[rows], parts = _chunk(logits, labels[rows], None, settings, False)
+                for whole, part in zip(known, parts, strict=True):
+                    whole[rows] = part
+                del logits  # before the next chunk's are made
+        ctx.save_for_backward(tokens, weight, bias, labels, *known)
+        ctx.settings = settings
+        return losses
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        _refuse_create_graph(ctx.settings)
+        tokens, weight, bias, labels, *known = ctx.saved_tensors
+        settings, wanted = ctx.settings, ctx.needs_input_grad[:3]
+        grads = [
+            torch.zeros_like(tokens, dtype=settings.dtype) if wanted[0] else None,
+            *(torch.empty_like(x) if want else None for x, want in ((weight, wanted[1]), (bias, wanted[2]))),
+        ]
+        factor = (grad_output * (labels != settings.ignore_index))[:, None]
+        with torch.autocast(tokens.device.type, enabled=False):
+            for words in _slices(len(weight), BLOCK):
+                block, shift = _block(weight, bias, words, settings)
+                sums = torch.zeros_like(block), None if bias is None else torch.zeros_like(shift)
+                for rows in _slices(len(tokens), settings.chunk_size):
+                    hidden = tokens[rows].to(settings.dtype)
+                    slopes = F.linear(hidden, block, shift)
+                    _turn_into_slopes(
+                        slopes,
+                        labels[rows] - words.start,
+                        [x[rows] for x in known],
+                        factor[rows],
+                        len(weight),
+                        settings,
+                    )
+                    if wanted[0]:
+                        grads[0][rows].addmm_(slopes, block)
+                    if wanted[1]:
+                        _add_product(sums[0], slopes, hidden)
+                    if wanted[2]:
+                        sums[1].add_(slopes.sum(0))
+                for grad, total, want in zip(grads[1:], sums, wanted[1:], strict=True):
+                    if want:
+                        grad[words] = total
+        return *_as_inputs(grads, (tokens, weight, bias)), None, None
+
+
+def _slices(length: int, step: int) -> list[slice]:
+    return [slice(start, start + step) for start in range(0, length, step)]
+
+
+def _block(weight, bias, words: slice, settings: Settings):
+    """Weight and bias of some words in the dtype of the products."""
+    return weight[words].to(settings.dtype), None if bias is None else bias[words].to(settings.dtype)
+
+
+def _turn_into_slopes(logits, labels, known, factor, vocabulary: int, settings: Settings) -> None:
+    """Turn logits (n, b) of a block of words into the gradient in them; `labels` (n,) count from its first word."""
+    largest, log_total, slopes, of_label = known
+    ell = logits.sub_(largest).neg_().add_(log_total)
+    if settings.label_smoothing:
+        slope = settings.phi(ell)[1].mul_(factor * (settings.label_smoothing / vocabulary))
+        ell.neg_().exp_().mul_(slopes * factor).sub_(slope)
+    else:
+        ell.neg_().exp_().mul_(slopes * factor)
+    labels = labels[:, None]
+    here = (labels >= 0) & (labels < logits.shape[1])
+    logits.scatter_add_(1, torch.where(here, labels, 0), torch.where(here, -of_label * factor, 0.0))

@@ -9,8 +9,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from .chunked import check_options, chunked_loss
+from .base import check_reduction
+from .chunked import ByWords, PerToken, Settings, Summed
 from .rooted import _check, exact_range, rlo_pair, root_pair
+
+# Rows of hidden in a chunk, unless told. At half as many as hidden has features, a chunk's logits are half as
+# large as the weight; outside these bounds matrix products are slow or the chunk buys nothing.
+CHUNK_BOUNDS = (128, 1024)
 
 
 def linear_root_loss(
@@ -30,7 +35,9 @@ def linear_root_loss(
 
     Equal to the plain route up to rounding, in value and gradients. A `weight`, `bias` or `hidden` that asks
     for no gradient (the frozen head of LoRA) costs none. Under autocast the matrix products are autocast's.
-    Half precision is summed over chunks in float32, and on a CPU multiplied in it too.
+    Half precision is summed over chunks in float32, and on a CPU multiplied in it too: a few words of the weight
+    at a time, so that no float32 copy of it is held, at the price of computing the logits a second time in the
+    backward pass.
 
     Parameters
     ----------
@@ -72,7 +79,7 @@ def linear_root_loss(
     """
     _check(k, m)
 
-    return chunked_loss(
+    return _loss(
         "linear_root_loss", lambda dtype: lambda ell: root_pair(ell, k), m, hidden, weight, target, bias,
         ignore_index, reduction, label_smoothing, chunk_size,
     )  # fmt: skip
@@ -99,10 +106,97 @@ def linear_rlo_loss(
 
         return lambda ell: rlo_pair(ell, k, start)
 
-    return chunked_loss(
+    return _loss(
         "linear_rlo_loss", pair, m, hidden, weight, target, bias, ignore_index, reduction, label_smoothing,
         chunk_size,
     )  # fmt: skip
+
+
+def _loss(
+    name, pair, scale, hidden, weight, target, bias, ignore_index, reduction, label_smoothing, chunk_size
+):
+    _check_options(reduction, label_smoothing, chunk_size)
+    _check_tensors(hidden, weight, target, bias, ignore_index)
+    low, high = CHUNK_BOUNDS
+    chunk_size = chunk_size or min(max(hidden.shape[-1] // 2, low), high)
+    dtype = _plain_dtype(hidden)
+    settings = Settings(
+        name, pair(dtype), _product_dtype(dtype, hidden.device), ignore_index, label_smoothing, chunk_size
+    )
+    tokens, labels = hidden.reshape(-1, hidden.shape[-1]), target.reshape(-1).long()
+    by_words = weight.dtype.itemsize < settings.dtype.itemsize
+    if by_words or reduction == "none":
+        each = (ByWords if by_words else PerToken).apply(tokens, weight, bias, labels, settings)
+    if reduction == "none":
+        return (each * scale).reshape(target.shape)
+    # Where a mean is over no token at all, it is 0/0 = nan, as in torch.
+    counted = (labels != ignore_index).sum(dtype=torch.float64 if dtype == torch.float64 else torch.float32)
+    factor = scale / counted if reduction == "mean" else scale
+    if by_words:
+        return (each * factor).sum()  # not sum × factor: a sum may overflow where a mean does not
+    return Summed.apply(tokens, weight, bias, labels, factor, torch.is_grad_enabled(), settings)
+
+
+def _plain_dtype(hidden: Tensor) -> torch.dtype:
+    """The dtype that the logits of the plain route would have."""
+    device = hidden.device.type
+    if torch.is_autocast_enabled(device) and hidden.dtype != torch.float64:
+        return torch.get_autocast_dtype(device)
+    return hidden.dtype
+
+
+def _product_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """The dtype of the matrix products: on a CPU never half, which many multiply 10 to 200 times slower."""
+    return torch.float32 if device.type == "cpu" and dtype in (torch.float16, torch.bfloat16) else dtype
+
+
+def _check_options(reduction, label_smoothing, chunk_size) -> None:
+    check_reduction(reduction)
+    if not 0.0 <= label_smoothing <= 1.0:
+        raise ValueError(f"label_smoothing must be between 0 and 1, got {label_smoothing!r}")
+    if chunk_size is None:
+        return
+    if not isinstance(chunk_size, int) or isinstance(chunk_size, bool) or chunk_size <= 0:
+        raise ValueError(f"chunk_size must be an integer > 0 (tokens at a time) or None, got {chunk_size!r}")
+
+
+def _check_tensors(hidden, weight, target, bias, ignore_index) -> None:
+    if not hidden.is_floating_point() or not weight.is_floating_point():
+        raise ValueError(
+            f"hidden and weight must be floating point, got {hidden.dtype} and {weight.dtype} "
+            "(hidden states, not token ids)"
+        )
+    if hidden.dim() < 1 or weight.dim() != 2 or hidden.shape[-1] != weight.shape[1]:
+        raise ValueError(
+            "hidden (…, D) and weight (V, D) must end in the same D, "
+            f"got {tuple(hidden.shape)} and {tuple(weight.shape)}"
+        )
+    if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
+        raise ValueError(f"target must hold word indices (integers), got {target.dtype}")
+    if target.shape != hidden.shape[:-1]:
+        raise ValueError(
+            f"target must have the shape of hidden without its last dimension, {tuple(hidden.shape[:-1])}, "
+            f"got {tuple(target.shape)}"
+        )
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(
+            f"bias must hold one number for each of the {weight.shape[0]} words, got {tuple(bias.shape)}"
+        )
+    given = [t for t in (hidden, weight, target, bias) if t is not None]
+    if len({t.device for t in given}) > 1:
+        raise ValueError(f"all tensors must be on one device, got {', '.join(str(t.device) for t in given)}")
+    kinds = {t.dtype for t in (hidden, weight, bias) if t is not None}
+    if len(kinds) > 1 and not torch.is_autocast_enabled(hidden.device.type):
+        raise ValueError(
+            f"hidden, weight and bias must have one dtype outside autocast, got {', '.join(map(str, kinds))}"
+        )
+    if target.device.type == "cpu" and target.numel():
+        wrong = target[(target != ignore_index) & ((target < 0) | (target >= weight.shape[0]))]
+        if wrong.numel():
+            raise ValueError(
+                f"target {int(wrong[0])} is no word: it must be 0 to {weight.shape[0] - 1}, "
+                f"or ignore_index ({ignore_index})"
+            )
 
 
 class _LinearRootedLoss(nn.Module):
@@ -118,7 +212,7 @@ class _LinearRootedLoss(nn.Module):
     ) -> None:
         super().__init__()
         _check(k, m)
-        check_options(reduction, label_smoothing, chunk_size)
+        _check_options(reduction, label_smoothing, chunk_size)
         self.k, self.m = k, m
         self.ignore_index, self.reduction = ignore_index, reduction
         self.label_smoothing, self.chunk_size = label_smoothing, chunk_size

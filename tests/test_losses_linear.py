@@ -5,10 +5,13 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
 import losses
-from losses import chunked
+from losses import chunked, linear
 
 PAIRS = {
     "root": (losses.linear_root_loss, losses.root_loss),
@@ -108,8 +111,8 @@ def test_without_gradients_none_are_made(name, monkeypatch):
 def test_half_precision_is_summed_in_float32(name, dtype, products, monkeypatch):
     """Both ways: CPUs multiply in float32, GPUs in half; there only the chunks' parts are rounded."""
     if products == "half":
-        monkeypatch.setattr(chunked, "_product_dtype", lambda dtype, device: dtype)
-        monkeypatch.setattr(chunked, "WORDS_AT_A_TIME", 17)
+        monkeypatch.setattr(linear, "_product_dtype", lambda dtype, device: dtype)
+    monkeypatch.setattr(chunked, "WORDS_AT_A_TIME" if products == "half" else "BLOCK", 17)
     hidden, weight, bias, target = problem(tokens=512, dim=16, words=40, dtype=dtype, spread=0.3)
     ours = value_and_gradients(
         PAIRS[name][0](hidden, weight, target, bias=bias, chunk_size=4), (hidden, weight, bias)
@@ -120,6 +123,61 @@ def test_half_precision_is_summed_in_float32(name, dtype, products, monkeypatch)
     rounding = torch.finfo(dtype).eps
     for mine, true in zip(ours, truth, strict=True):
         assert relative(mine, true) < rounding
+
+
+@both
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_weight_converted_block_by_block_gives_gradients_that_are_rounded_once(
+    name, reduction, smoothing, monkeypatch
+):
+    """float32 multiplied in float64 shows what half precision multiplied in float32 does."""
+    monkeypatch.setattr(linear, "_product_dtype", lambda dtype, device: torch.float64)
+    monkeypatch.setattr(chunked, "BLOCK", 64)
+    *inputs, target = problem(spread=0.3)
+    options = {"reduction": reduction, "label_smoothing": smoothing}
+    weights = torch.linspace(-1, 2, len(target), dtype=torch.float64) if reduction == "none" else None
+    exact = [x.detach().double().requires_grad_() for x in inputs]
+    truth = value_and_gradients(PAIRS[name][1](F.linear(*exact), target, **options), exact, weights)
+    for needs in ((True, True, True), (True, False, True), (False, True, False)):
+        given = [x.detach().requires_grad_(need) for x, need in zip(inputs, needs, strict=True)]
+        value = PAIRS[name][0](*given[:2], target, bias=given[2], chunk_size=16, **options)
+        assert relative(value, truth[0]) < 1e-7
+        value.backward(weights)
+        for x, true, need in zip(given, truth[1:], needs, strict=True):
+            assert relative(x.grad, true) < 1e-7 if need else x.grad is None
+
+
+class Held(TorchDispatchMode):
+    """The most bytes that tensors made inside have held at one time."""
+
+    def __init__(self):
+        super().__init__()
+        self.peak, self.alive = 0, {}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        before = {
+            x.untyped_storage()._cdata for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)
+        }
+        out = function(*args, **(kwargs or {}))
+        for x in tree_leaves(out):
+            if isinstance(x, torch.Tensor) and x.untyped_storage()._cdata not in before:
+                self.alive[StorageWeakRef(x.untyped_storage())] = x.untyped_storage().nbytes()
+        self.alive = {ref: size for ref, size in self.alive.items() if not ref.expired()}
+        self.peak = max(self.peak, sum(self.alive.values()))
+        return out
+
+
+@both
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_half_precision_on_a_cpu_holds_little_more_than_its_gradients(name, reduction):
+    """Not the float32 copy of the weight that it is multiplied in, nor a float32 gradient."""
+    hidden, weight, _, target = problem(tokens=256, dim=96, words=6000, dtype=torch.bfloat16)
+    with Held() as held:
+        PAIRS[name][0](hidden, weight, target, reduction=reduction, chunk_size=32).sum().backward()
+    gradients = hidden.grad.nbytes + weight.grad.nbytes
+    copy = 4 * weight.numel()
+    assert gradients < held.peak < gradients + copy / 3
 
 
 @both
