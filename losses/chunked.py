@@ -17,7 +17,7 @@ from .base import at_least_float32
 
 # Words at a time of the half-precision parts of the weight's gradient, which are summed in float32.
 WORDS_AT_A_TIME = 8192
-# Words at a time of a half-precision weight that is multiplied in float32.
+# Words at a time of a half-precision weight whose gradient is summed in float32.
 BLOCK = 512
 
 
@@ -32,13 +32,18 @@ class Settings:
     label_smoothing: float
     chunk_size: int
 
+    @property
+    def precise(self) -> torch.dtype:
+        """What is computed and summed in."""
+        return torch.float64 if self.dtype == torch.float64 else torch.float32
+
 
 def _over_chunks(tokens, weight, bias, labels, settings: Settings, wanted, factors=None):
     """Losses of all tokens (N,), and the gradients of Σ_i factors_i loss_i that `wanted` (three bools) names.
 
     Gradients come in float32 or better. No factors are ones.
     """
-    precise = torch.float64 if settings.dtype == torch.float64 else torch.float32
+    precise = settings.precise
     losses = tokens.new_zeros(len(tokens), dtype=precise)
     grads = [
         x.new_zeros(x.shape, dtype=precise) if want else None
@@ -170,65 +175,61 @@ class PerToken(torch.autograd.Function):
 
 
 class ByWords(torch.autograd.Function):
-    """loss_i of each token, from half precision multiplied in float32 and never held in it as a whole.
+    """loss_i of each token, for a half-precision weight whose float32 gradient is never held as a whole.
 
     The forward pass keeps a few numbers a token. The backward pass takes a block of words after the other:
-    with all tokens' logits of them it knows all of these words' gradient, and gives it away rounded.
+    from all tokens' logits of these words it has their whole gradient, and rounds it.
     """
 
     @staticmethod
     def forward(ctx, tokens, weight, bias, labels, settings):
-        losses = tokens.new_empty(len(tokens), dtype=settings.dtype)
-        known = tokens.new_empty(4, len(tokens), 1, dtype=settings.dtype)
+        losses, *known = tokens.new_empty(5, len(tokens), 1, dtype=settings.precise)
         with torch.autocast(tokens.device.type, enabled=False):
             for rows in _slices(len(tokens), settings.chunk_size):
                 hidden = tokens[rows].to(settings.dtype)
-                logits = hidden.new_empty(len(hidden), len(weight))
+                logits = hidden.new_empty(len(hidden), len(weight), dtype=settings.precise)
                 for words in _slices(len(weight), BLOCK):
                     logits[:, words] = F.linear(hidden, *_block(weight, bias, words, settings))
-                losses[rows], parts = _chunk(logits, labels[rows], None, settings, False)
-                for whole, part in zip(known, parts, strict=True):
+                each, parts = _chunk(logits, labels[rows], None, settings, False)
+                for whole, part in zip((losses, *known), (each[:, None], *parts), strict=True):
                     whole[rows] = part
                 del logits  # before the next chunk's are made
         ctx.save_for_backward(tokens, weight, bias, labels, *known)
         ctx.settings = settings
-        return losses
+        return losses.squeeze(1)
 
     @staticmethod
     def backward(ctx, grad_output):
         _refuse_create_graph(ctx.settings)
         tokens, weight, bias, labels, *known = ctx.saved_tensors
         settings, wanted = ctx.settings, ctx.needs_input_grad[:3]
-        grads = [
-            torch.zeros_like(tokens, dtype=settings.dtype) if wanted[0] else None,
-            *(torch.empty_like(x) if want else None for x, want in ((weight, wanted[1]), (bias, wanted[2]))),
-        ]
+        of_tokens = torch.zeros_like(tokens, dtype=settings.precise) if wanted[0] else None
+        of_weight, of_bias = (
+            torch.empty_like(x) if want else None for x, want in ((weight, wanted[1]), (bias, wanted[2]))
+        )
         factor = (grad_output * (labels != settings.ignore_index))[:, None]
         with torch.autocast(tokens.device.type, enabled=False):
             for words in _slices(len(weight), BLOCK):
                 block, shift = _block(weight, bias, words, settings)
-                sums = torch.zeros_like(block), None if bias is None else torch.zeros_like(shift)
+                total = torch.zeros_like(block, dtype=settings.precise)
+                total_of_bias = total.new_zeros(len(block))
                 for rows in _slices(len(tokens), settings.chunk_size):
                     hidden = tokens[rows].to(settings.dtype)
-                    slopes = F.linear(hidden, block, shift)
-                    _turn_into_slopes(
-                        slopes,
-                        labels[rows] - words.start,
-                        [x[rows] for x in known],
-                        factor[rows],
-                        len(weight),
-                        settings,
-                    )
-                    if wanted[0]:
-                        grads[0][rows].addmm_(slopes, block)
-                    if wanted[1]:
-                        _add_product(sums[0], slopes, hidden)
+                    logits = at_least_float32(F.linear(hidden, block, shift))
+                    here, each = labels[rows] - words.start, [x[rows] for x in known]
+                    _turn_into_slopes(logits, here, each, factor[rows], len(weight), settings)
                     if wanted[2]:
-                        sums[1].add_(slopes.sum(0))
-                for grad, total, want in zip(grads[1:], sums, wanted[1:], strict=True):
-                    if want:
-                        grad[words] = total
-        return *_as_inputs(grads, (tokens, weight, bias)), None, None
+                        total_of_bias += logits.sum(0)
+                    slopes = logits.to(settings.dtype)
+                    if wanted[0]:
+                        of_tokens[rows] += slopes @ block
+                    if wanted[1]:
+                        _add_product(total, slopes, hidden)
+                if wanted[1]:
+                    of_weight[words] = total
+                if wanted[2]:
+                    of_bias[words] = total_of_bias
+        return *_as_inputs((of_tokens, of_weight, of_bias), (tokens, weight, bias)), None, None
 
 
 def _slices(length: int, step: int) -> list[slice]:

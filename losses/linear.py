@@ -35,9 +35,9 @@ def linear_root_loss(
 
     Equal to the plain route up to rounding, in value and gradients. A `weight`, `bias` or `hidden` that asks
     for no gradient (the frozen head of LoRA) costs none. Under autocast the matrix products are autocast's.
-    Half precision is summed over chunks in float32, and on a CPU multiplied in it too: a few words of the weight
-    at a time, so that no float32 copy of it is held, at the price of computing the logits a second time in the
-    backward pass.
+    Half precision is summed over chunks in float32. On a CPU without instructions for it, it is multiplied in
+    float32 too. There a half-precision weight and its gradient are float32 a few words at a time, at the price
+    of computing the logits again in the backward pass.
 
     Parameters
     ----------
@@ -124,7 +124,7 @@ def _loss(
         name, pair(dtype), _product_dtype(dtype, hidden.device), ignore_index, label_smoothing, chunk_size
     )
     tokens, labels = hidden.reshape(-1, hidden.shape[-1]), target.reshape(-1).long()
-    by_words = weight.dtype.itemsize < settings.dtype.itemsize
+    by_words = _by_words(weight)
     if by_words or reduction == "none":
         each = (ByWords if by_words else PerToken).apply(tokens, weight, bias, labels, settings)
     if reduction == "none":
@@ -146,8 +146,20 @@ def _plain_dtype(hidden: Tensor) -> torch.dtype:
 
 
 def _product_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
-    """The dtype of the matrix products: on a CPU never half, which many multiply 10 to 200 times slower."""
-    return torch.float32 if device.type == "cpu" and dtype in (torch.float16, torch.bfloat16) else dtype
+    """The dtype of the matrix products: on a CPU half only where it has instructions for it.
+
+    Without them half is multiplied 10 to 200 times slower than float32.
+    """
+    if device.type != "cpu" or dtype not in (torch.float16, torch.bfloat16):
+        return dtype
+    feature = "_is_amx_fp16_supported" if dtype == torch.float16 else "_is_avx512_bf16_supported"
+    native = torch.backends.mkldnn.is_available() and getattr(torch.cpu, feature, bool)()
+    return dtype if native else torch.float32
+
+
+def _by_words(weight: Tensor) -> bool:
+    """Whether :class:`ByWords` is worth a fourth matrix product: where memory is the CPU's, and half is asked for."""
+    return weight.device.type == "cpu" and weight.dtype in (torch.float16, torch.bfloat16)
 
 
 def _check_options(reduction, label_smoothing, chunk_size) -> None:

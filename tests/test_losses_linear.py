@@ -108,11 +108,14 @@ def test_without_gradients_none_are_made(name, monkeypatch):
 @both
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("products", ["float32", "half"])
-def test_half_precision_is_summed_in_float32(name, dtype, products, monkeypatch):
-    """Both ways: CPUs multiply in float32, GPUs in half; there only the chunks' parts are rounded."""
-    if products == "half":
-        monkeypatch.setattr(linear, "_product_dtype", lambda dtype, device: dtype)
-    monkeypatch.setattr(chunked, "WORDS_AT_A_TIME" if products == "half" else "BLOCK", 17)
+@pytest.mark.parametrize("by_words", [False, True])
+def test_half_precision_is_summed_in_float32(name, dtype, products, by_words, monkeypatch):
+    """Every way: CPUs multiply in float32 or half and go by words, GPUs in half and by chunks alone."""
+    chosen = torch.float32 if products == "float32" else dtype
+    monkeypatch.setattr(linear, "_product_dtype", lambda dtype, device: chosen)
+    monkeypatch.setattr(linear, "_by_words", lambda weight: by_words)
+    for size in ("WORDS_AT_A_TIME", "BLOCK"):
+        monkeypatch.setattr(chunked, size, 17)
     hidden, weight, bias, target = problem(tokens=512, dim=16, words=40, dtype=dtype, spread=0.3)
     ours = value_and_gradients(
         PAIRS[name][0](hidden, weight, target, bias=bias, chunk_size=4), (hidden, weight, bias)
@@ -133,6 +136,7 @@ def test_a_weight_converted_block_by_block_gives_gradients_that_are_rounded_once
 ):
     """float32 multiplied in float64 shows what half precision multiplied in float32 does."""
     monkeypatch.setattr(linear, "_product_dtype", lambda dtype, device: torch.float64)
+    monkeypatch.setattr(linear, "_by_words", lambda weight: True)
     monkeypatch.setattr(chunked, "BLOCK", 64)
     *inputs, target = problem(spread=0.3)
     options = {"reduction": reduction, "label_smoothing": smoothing}
