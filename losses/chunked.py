@@ -205,15 +205,16 @@ class ByWords(torch.autograd.Function):
         settings, wanted = ctx.settings, ctx.needs_input_grad[:3]
         of_tokens = torch.zeros_like(tokens, dtype=settings.precise) if wanted[0] else None
         of_weight, of_bias = (
-            torch.empty_like(x) if want else None for x, want in ((weight, wanted[1]), (bias, wanted[2]))
+            torch.zeros_like(x) if want else None for x, want in ((weight, wanted[1]), (bias, wanted[2]))
         )
+        # A quarter of a chunk's logits at a time: mostly all tokens, whose product is the whole gradient.
+        step = settings.chunk_size * max(1, len(weight) // (4 * BLOCK))
         factor = (grad_output * (labels != settings.ignore_index))[:, None]
         with torch.autocast(tokens.device.type, enabled=False):
             for words in _slices(len(weight), BLOCK):
                 block, shift = _block(weight, bias, words, settings)
-                total = torch.zeros_like(block, dtype=settings.precise)
-                total_of_bias = total.new_zeros(len(block))
-                for rows in _slices(len(tokens), settings.chunk_size):
+                total, total_of_bias = None, factor.new_zeros(len(block))
+                for rows in _slices(len(tokens), step):
                     hidden = tokens[rows].to(settings.dtype)
                     logits = at_least_float32(F.linear(hidden, block, shift))
                     here, each = labels[rows] - words.start, [x[rows] for x in known]
@@ -223,9 +224,12 @@ class ByWords(torch.autograd.Function):
                     slopes = logits.to(settings.dtype)
                     if wanted[0]:
                         of_tokens[rows] += slopes @ block
-                    if wanted[1]:
+                    if wanted[1] and total is None:
+                        total = slopes.T @ hidden
+                    elif wanted[1]:
+                        total = at_least_float32(total)
                         _add_product(total, slopes, hidden)
-                if wanted[1]:
+                if total is not None:
                     of_weight[words] = total
                 if wanted[2]:
                     of_bias[words] = total_of_bias
@@ -244,12 +248,13 @@ def _block(weight, bias, words: slice, settings: Settings):
 def _turn_into_slopes(logits, labels, known, factor, vocabulary: int, settings: Settings) -> None:
     """Turn logits (n, b) of a block of words into the gradient in them; `labels` (n,) count from its first word."""
     largest, log_total, slopes, of_label = known
-    ell = logits.sub_(largest).neg_().add_(log_total)
+    logits.sub_(largest)
     if settings.label_smoothing:
+        ell = logits.neg_().add_(log_total)
         slope = settings.phi(ell)[1].mul_(factor * (settings.label_smoothing / vocabulary))
         ell.neg_().exp_().mul_(slopes * factor).sub_(slope)
     else:
-        ell.neg_().exp_().mul_(slopes * factor)
+        logits.exp_().mul_(slopes * factor * torch.exp(-log_total))
     labels = labels[:, None]
     here = (labels >= 0) & (labels < logits.shape[1])
     logits.scatter_add_(1, torch.where(here, labels, 0), torch.where(here, -of_label * factor, 0.0))

@@ -190,7 +190,11 @@ def test_a_mean_over_no_token_is_nan_as_in_torch_and_a_sum_is_zero(name):
     nothing = torch.full((70,), -100)
     assert PAIRS[name][0](hidden, weight, nothing).isnan()
     assert PAIRS[name][0](hidden, weight, nothing, reduction="sum") == 0
-    assert PAIRS[name][0](hidden[:0], weight, nothing[:0], reduction="none").shape == (0,)
+    for dtype in (torch.float32, torch.bfloat16):
+        head = weight.detach().to(dtype).requires_grad_()
+        none = PAIRS[name][0](hidden[:0].to(dtype), head, nothing[:0], reduction="none")
+        none.sum().backward()
+        assert none.shape == (0,) and not head.grad.any()
 
 
 @both
