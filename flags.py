@@ -4,6 +4,7 @@ Without torch, so that --help and mistakes answer at once. Names of losses, opti
 of their registries. A program's own docstring is its description and its examples.
 """
 
+import functools
 from argparse import ArgumentTypeError
 
 import logreg
@@ -31,6 +32,7 @@ DEFAULT_BASELINE = "loss=ce"
 share = number(float, 0, 1, below=True)
 
 
+@functools.cache  # a sweep parses its flags several times a run
 def train_parser(documentation: str = "Train an image classifier.\n\npython train.py") -> Parser:
     """train.py's flags, in the groups of --help."""
     parser = Parser("train.py", documentation)

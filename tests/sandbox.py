@@ -1,47 +1,22 @@
 """A folder that stands for a user's machine, and calls of the programs in it that see what they leave."""
 
 import contextlib
+import functools
 import hashlib
-import io
 import os
-import signal
 import socket
 import sys
 import tempfile
-import threading
-import warnings
 from pathlib import Path
 
+import conftest
 import numpy as np
 import pytest
-from conftest import ROOT
 from PIL import Image
 from test_stylegan_patch_apply import build
 
-import compare
-import regression
-import sweep
-import train
-
-QUIET = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)  # as Python itself is
-
-
-def apply_main(argv):
-    """stylegan_patch/apply.py, which finds its parts beside itself."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT / "stylegan_patch"))
-        import apply
-
-        return apply.main(argv)
-
-
-PROGRAMS = {
-    "train": train.main,
-    "regression": regression.main,
-    "compare": compare.main,
-    "sweep": sweep.main,
-    "apply": apply_main,
-}
+PROGRAMS = {name: f"{name}.py" for name in ("train", "regression", "compare", "sweep")}
+PROGRAMS["apply"] = "stylegan_patch/apply.py"
 
 
 @contextlib.contextmanager
@@ -67,27 +42,7 @@ def machine(root: Path):
 
 def call(program: str, argv: list[str]) -> tuple[int, str, str]:
     """Exit code, stdout and stderr of a program in this process; exceptions are passed on."""
-    out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", how) for how in ("strict", "backslashreplace"))
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    hook = threading.excepthook
-    try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), warnings.catch_warnings():
-            warnings.simplefilter("always")
-            for kind in QUIET:
-                warnings.simplefilter("ignore", kind)
-            warnings.showwarning = lambda *what: sys.stderr.write(warnings.formatwarning(*what[:4]))
-            code = PROGRAMS[program](argv)
-    except SystemExit as leaving:
-        code = leaving.code
-    finally:
-        threading.excepthook = hook
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-    texts = []
-    for stream in (out, err):
-        stream.flush()
-        texts.append(stream.buffer.getvalue().decode())
-    return code or 0, *texts
+    return conftest.call(PROGRAMS[program], argv)
 
 
 def snapshot(root: Path) -> dict[str, tuple]:
@@ -101,10 +56,16 @@ def snapshot(root: Path) -> dict[str, tuple]:
             status = os.lstat(path)
             content = b""
             if os.path.isfile(path) and not os.path.islink(path):
-                with open(path, "rb") as file:
-                    content = hashlib.sha256(file.read()).digest()
+                content = digest(path, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
             seen[path] = (status.st_mode, status.st_mtime_ns, content)
     return seen
+
+
+@functools.lru_cache(100_000)
+def digest(path: str, *state: int) -> bytes:
+    """Of a file's content, read again when its `state` is another: nobody can set the time of the last change."""
+    with open(path, "rb") as file:
+        return hashlib.sha256(file.read()).digest()
 
 
 def differences(before: dict, after: dict, allowed: list[Path] = ()) -> list[str]:

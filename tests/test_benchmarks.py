@@ -4,7 +4,16 @@ import json
 
 import pytest
 
+from data import DATASETS
+
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def no_data_set_is_left():
+    yield
+    DATASETS.pop("random", None)
+
 
 TINY = {
     "bench_losses.py": ["--mode", "eager", "--classes", 3, 5, "--bs", 4, "--rounds", 2],
@@ -51,10 +60,10 @@ def test_losses_are_compared_with_cross_entropy(cli):
         assert row["rlo"]["ratio"] == pytest.approx(row["rlo"]["median_us"] / row["ce"]["median_us"])
 
 
-def test_the_memory_of_a_step_is_what_it_holds_beyond_what_stood_before(cli):
+def test_the_memory_of_a_step_is_what_it_holds_beyond_what_stood_before(process):
     """The plain route keeps three matrices of tokens × words and the weight's gradient."""
     args = ["--cases", "1024x8192xfloat32", "--dim", 64, "--rounds", 1, "--json", "-"]
-    (row,) = json.loads(cli("benchmarks/bench_lm.py", "--device", "cpu", *args).stdout)["rows"]
+    (row,) = json.loads(process("benchmarks/bench_lm.py", "--device", "cpu", *args).stdout)["rows"]
     logits, weight = 4 * 1024 * 8192 / 2**20, 4 * 8192 * 64 / 2**20
     assert row["plain"]["mib"] == pytest.approx(3 * logits + weight, rel=0.25)
     assert weight < row["root"]["mib"] < logits

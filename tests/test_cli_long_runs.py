@@ -2,7 +2,6 @@
 
 import csv
 import json
-import signal
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,15 +18,7 @@ from engine.scores import Scores
 CAIT = "--dataset digits --net CaiT --dimhead 64 --loss root --bs 100 --opt sgd --lr 0.05 --epochs 1".split()
 TINY = "--dataset digits --net vit_tiny --dimhead 64 --bs 128 --epochs 1".split()
 
-
-@pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch):
-    """An empty directory to run in; signal handlers are put back afterwards."""
-    monkeypatch.chdir(tmp_path)
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    yield tmp_path
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+pytestmark = pytest.mark.usefixtures("here")
 
 
 def run(*args):

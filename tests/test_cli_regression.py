@@ -70,7 +70,7 @@ def test_one_command_writes_the_table_and_the_plots_and_nothing_outside_out(tmp_
     assert result.stdout.splitlines()[-1] == "table and plots · runs/regression-synthetic"
 
 
-def test_same_seed_gives_the_same_table_but_for_the_seconds(tmp_path, capsys):
+def test_same_seed_gives_the_same_table_but_for_the_seconds(tmp_path, no_pictures, capsys):
     tables = []
     for name in ("a", "b"):
         assert regression.main([*SMALL, "--optimizer", "lbfgs", "--out", str(tmp_path / name)]) == 0

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import command, environment
+from conftest import call, command, environment
 from PIL import Image
 
 from engine.run_directory import RunDirectory
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 TIMING = ("epoch_seconds", "images_per_second")
 # Dropout, augmentation and label noise: all that draws random numbers.
-FLAGS = "--dataset digits --net vit_tiny --dimhead 64 --epochs 3 --bs 128 --label-noise 0.2 --seed 3".split()
+FLAGS = "--dataset digits --net vit_tiny --dimhead 16 --epochs 3 --bs 128 --label-noise 0.2 --seed 3".split()
 STEPS = 3 * 12
 SMALL = "--dataset digits --net resnet20 --epochs 1 --bs 512 --run-name run".split()
 
@@ -92,7 +92,8 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_does_not(tmp_path, cl
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     out = tmp_path_factory.mktemp("finished")
-    subprocess.run(command("train.py", *SMALL, "--out", out), check=True, env=environment(), timeout=300)
+    code, _, err = call("train.py", [*SMALL, "--out", out, "--device", "cpu"])
+    assert code == 0, err
     return out / "run"
 
 
@@ -131,9 +132,9 @@ def test_an_epoch_that_max_steps_cut_is_finished_when_it_goes_on(tmp_path, cli):
     assert [(row["epoch"], row["step"]) for row in rows_of(run)] == [("1", "3")]
 
 
-def test_a_run_directory_in_use_is_refused(run, cli):
+def test_a_run_directory_in_use_is_refused(run, cli, process):
     held = RunDirectory(run)
-    refused = cli("train.py", "--resume", run, "--epochs", 2, code=2)
+    refused = process("train.py", "--resume", run, "--epochs", 2, code=2)
     assert "in use" in refused.stderr and refused.stderr.count("\n") == 1
     held.close()
     cli("train.py", "--resume", run)

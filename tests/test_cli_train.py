@@ -3,7 +3,6 @@
 import csv
 import itertools
 import json
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -27,16 +26,6 @@ FAMILIES = {
     "swin_tiny": ["--size", "32", "--opt", "sgd"],
     "timm:resnet10t": ["--size", "32"],
 }
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    """An empty directory to run in; signal handlers are put back afterwards."""
-    monkeypatch.chdir(tmp_path)
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    yield tmp_path
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
 def run_main(*args):

@@ -367,6 +367,7 @@ PROCESSES = [
     ("regression.py", "--dataset ragged.csv", "fix the line"),
     ("compare.py", "nojson --out o", "RUN_DIR must hold"),
     ("sweep.py", "--k 0", "--k: must be a number > 0"),
+    ("predict.py", "runs/run0 nowhere.png", "nowhere.png is not there"),
     ("stylegan_patch/apply.py", "linked", "is a symbolic link"),
 ]
 # The address space that a process may have: enough for torch, too little for a batch of 51 GB.

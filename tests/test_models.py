@@ -82,7 +82,7 @@ def test_aliases_in_any_case_and_with_hyphens_are_the_same_net(alias, name):
 @pytest.mark.parametrize("image_size", [32, 64])
 @pytest.mark.parametrize("name", OURS)
 def test_logits_have_one_column_a_class(name, image_size):
-    for num_classes in (2, 10, 101, 200):
+    for num_classes in (2, 101) if image_size == 32 else (10, 200):
         with torch.device("meta"):
             logits = build_on_meta(name, num_classes, image_size)(torch.empty(2, 3, image_size, image_size))
         assert logits.shape == (2, num_classes)
