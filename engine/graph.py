@@ -1,4 +1,4 @@
-"""A whole training step as one CUDA graph: one launch instead of hundreds.
+"""A whole training step, or the test of a batch, as one CUDA graph: one launch instead of hundreds.
 
 Steps of small nets and batches take as long as the host needs to launch their kernels, at 5 to 8 µs each. A graph
 is recorded once and replayed: forward, loss, backward and optimiser, on the same memory each time.
@@ -44,15 +44,18 @@ class StepGraph:
     step : callable
         ``step(*inputs)`` with tensors on the GPU returns a tuple of tensors, or None among them. It must read
         nothing else that changes from step to step but tensors that change in place, and never wait for the GPU.
+    pool : opaque, optional
+        Memory of ``torch.cuda.graph_pool_handle()``, which graphs that never run at the same time may share.
 
     Notes
     -----
-    What a replay returns is overwritten by the next one. The first ``WARM_UP`` steps of a shape are real steps,
-    run on a stream of their own as `torch.cuda.graph` wants it.
+    What a replay returns is overwritten by the next one, of this graph or of one with the same `pool`. The first
+    ``WARM_UP`` steps of a shape are real steps, run on a stream of their own as `torch.cuda.graph` wants it.
     """
 
-    def __init__(self, step: Callable[..., tuple]) -> None:
-        self._step = step
+    def __init__(self, step: Callable[..., tuple], pool: object = None) -> None:
+        self._step, self._pool = step, pool
+        self._stream: torch.cuda.Stream | None = None
         self._seen: Counter = Counter()
         self._shapes: tuple | None = None
         self._inputs: list[Tensor] = []
@@ -66,14 +69,16 @@ class StepGraph:
             self._shapes = shapes
         if shapes != self._shapes:
             self._seen[shapes] += 1
-            return self._aside(inputs)
+            return self._aside(inputs) if self._graph is None else self._step(*inputs)
         for held, new in zip(self._inputs, inputs, strict=True):
             held.copy_(new)
         self._graph.replay()
         return self._outputs
 
     def _aside(self, inputs: tuple[Tensor, ...]) -> tuple:
-        here, aside = torch.cuda.current_stream(), torch.cuda.Stream()
+        # always the same one: memory that one stream has used is not given to another
+        self._stream = self._stream or torch.cuda.Stream()
+        here, aside = torch.cuda.current_stream(), self._stream
         aside.wait_stream(here)
         with torch.cuda.stream(aside):
             outputs = self._step(*inputs)
@@ -87,5 +92,5 @@ class StepGraph:
         self._inputs = [x.clone(memory_format=torch.preserve_format) for x in inputs]
         self._graph = torch.cuda.CUDAGraph()
         # thread_local: what loaders' threads ask of CUDA meanwhile is none of this
-        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+        with torch.cuda.graph(self._graph, self._pool, capture_error_mode="thread_local"):
             self._outputs = self._step(*self._inputs)

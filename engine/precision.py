@@ -1,18 +1,31 @@
 """Mixed precision where it pays, deterministic kernels, and whether torch.compile works here."""
 
 import os
+from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 
-from common import UserError
+from common import UserError, one_line
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether the device, or the host, had no room for a tensor; torch says so in several ways."""
-    said = ("allocate memory", "Storage size calculation overflowed", "not enough memory")
+    said = (
+        "allocate memory", "Storage size calculation overflowed", "not enough memory", "CUDA error: out of memory",
+        "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED",
+    )  # fmt: skip
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
         text in str(error) for text in said
     )
+
+
+def _cpu_has_bf16() -> bool:
+    """Whether oneDNN computes in bfloat16 on this processor."""
+    try:
+        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    except (AttributeError, RuntimeError):  # torch without oneDNN
+        return False
 
 
 class Precision:
@@ -40,13 +53,14 @@ class Precision:
         # TF32 matrix products where the rest is float32
         torch.set_float32_matmul_precision("high")
         on_gpu = device.type == "cuda"
-        has_bf16 = not on_gpu or torch.cuda.is_bf16_supported(including_emulation=False)
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else _cpu_has_bf16()
         if amp == "auto":
             amp = ("bf16" if has_bf16 else "fp16") if on_gpu else "off"
-        if amp == "bf16" and not has_bf16:
-            raise UserError("--amp bf16: this GPU does not compute in bfloat16; use --amp fp16")
         if amp != "off" and device.type == "mps":
             raise UserError(f"--amp {amp} works on CUDA and the CPU: leave it out here")
+        if amp == "bf16" and not has_bf16:
+            this, instead = ("GPU", "use --amp fp16") if on_gpu else ("CPU", "leave it out here")
+            raise UserError(f"--amp bf16: this {this} does not compute in bfloat16; {instead}")
         if amp == "fp16" and not on_gpu:
             raise UserError("--amp fp16 needs CUDA: use --amp bf16 or off here")
         self.device = device
@@ -90,10 +104,28 @@ def choose_kernels(device: torch.device, deterministic: bool) -> None:
 
 
 def why_not_compile(device: torch.device) -> str:
-    """Why ``torch.compile`` does not work here, in a few words; empty if it does."""
+    """Why ``torch.compile`` does not work here, in a few words; empty if it does.
+
+    It compiles something small that no cache has: what a compiler made once says nothing of today's.
+    """
+    number = int.from_bytes(os.urandom(4), "little")
+    try:
+        from torch._inductor import config
+        from torch._inductor.utils import fresh_inductor_cache
+
+        # Triton's cache also has what its C compiler made for other kernels. In this process, since helpers would
+        # keep to that directory when it is gone.
+        fresh = fresh_inductor_cache() if device.type == "cuda" else nullcontext()
+        with fresh, config.patch(compile_threads=1):
+            return _why_not(lambda x: x * number + 1, device)
+    except Exception as error:  # torch without its compiler
+        return one_line(error, 160)
+
+
+def _why_not(function: Callable[[torch.Tensor], torch.Tensor], device: torch.device) -> str:
     try:
         with torch.no_grad():
-            torch.compile(lambda x: x * 2 + 1, dynamic=False)(torch.ones(8, device=device))
+            torch.compile(function, dynamic=False)(torch.ones(8, device=device))
     except Exception as error:  # no compiler, no Triton, a GPU too old, …: each has an error of its own
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         return (lines[0] if lines else type(error).__name__)[:160]

@@ -55,7 +55,8 @@ class Trainer:
     compiled : bool
         ``torch.compile`` net and loss, one graph a shape.
     graphed : bool
-        Record a step as a CUDA graph and replay it (see :func:`engine.graph.why_not_graph`).
+        Record a step and a test of a batch as CUDA graphs and replay them (see
+        :func:`engine.graph.why_not_graph`).
     """
 
     def __init__(
@@ -83,14 +84,17 @@ class Trainer:
         inner = NetAndLoss(net, loss, precision, channels_last)
         # dynamic=False: else the smaller last batch makes a graph for all sizes, that then serves all batches
         self._forward = torch.compile(inner, dynamic=False) if compiled else inner
-        if compiled and world.size > 1:
+        if compiled:
+            config = torch._dynamo.config
             # else Dynamo cuts the graph at each of DDP's buckets
-            torch._dynamo.config.optimize_ddp = False
+            config.optimize_ddp = False
+            # of 8 shapes, where --accumulate, --val-split and --ema together make 7 to 14
+            setattr(
+                config, "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit", 64
+            )
         self._synchronised = world.wrap(self._forward)
-        self._whole = None
-        if graphed:
-            make_capturable(optimizer, world.device)
-            self._whole = StepGraph(self._train_on)
+        self._whole, self.graphed = None, graphed
+        self._tests = {False: self._forward}  # by whether it is of the average
         self.averaged = None
         if ema:
             self.averaged = AveragedModel(net, use_buffers=True)
@@ -98,7 +102,15 @@ class Trainer:
             both = [[*m.parameters(), *m.buffers()] for m in (self.averaged.module, net)]
             self._floats = [[x for x in xs if x.is_floating_point()] for xs in both]
             self._counters = [[x for x in xs if not x.is_floating_point()] for xs in both]
-            self._forward_averaged = NetAndLoss(self.averaged.module, loss, precision, channels_last)
+            inner = NetAndLoss(self.averaged.module, loss, precision, channels_last)
+            self._tests[True] = torch.compile(inner, dynamic=False) if compiled else inner
+        if graphed:
+            make_capturable(optimizer, world.device)
+            pool = (
+                torch.cuda.graph_pool_handle()
+            )  # one for all: what they return is read before the next runs
+            self._whole = StepGraph(self._train_on, pool)
+            self._tests = {which: StepGraph(test, pool) for which, test in self._tests.items()}
 
     def step(
         self, images: Tensor, labels: Tensor, target: Tensor, step: int, lr: float, whole_batch: int
@@ -187,7 +199,9 @@ class Trainer:
 
     def test(self, images: Tensor, labels: Tensor, averaged: bool = False) -> tuple[Tensor, Tensor]:
         """Mean loss and logits (B, C) of a test batch; call it under ``torch.inference_mode()``."""
-        return (self._forward_averaged if averaged else self._forward)(images, labels)
+        loss, logits = self._tests[averaged](images, labels)
+        # the next replay of a graph overwrites them
+        return (loss.clone(), logits.clone()) if self.graphed else (loss, logits)
 
     def test_on(
         self,

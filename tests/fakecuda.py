@@ -71,6 +71,7 @@ class Event(NamedTuple):
     op: str
     where: str  # file:line of this project, "" within the backward pass
     kernels: int = 0
+    function: str = ""  # that the line is in
 
 
 def compile_stand_in(directory: Path) -> Path | None:
@@ -100,6 +101,7 @@ if __name__ == "__main__":
     sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
     import torch
+    from torch._subclasses import fake_tensor
     from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
     from torch.utils import _foreach_utils
     from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
@@ -110,6 +112,7 @@ if __name__ == "__main__":
     import train
     from common import UserError
     from engine.distributed import World
+    from engine.graph import WARM_UP
     from engine.meter import NEVER
     from engine.precision import Precision
     from engine.saver import Progress
@@ -134,7 +137,7 @@ if __name__ == "__main__":
             while frame and not _is_ours(frame.f_code.co_filename):
                 frame = frame.f_back
             where = f"{os.path.relpath(frame.f_code.co_filename, ROOT)}:{frame.f_lineno}" if frame else ""
-            self.events.append(Event(kind, op, where, kernels))
+            self.events.append(Event(kind, op, where, kernels, frame.f_code.co_name if frame else ""))
 
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             kwargs, name = dict(kwargs or {}), func._schema.name.split("::")[1]
@@ -246,6 +249,7 @@ if __name__ == "__main__":
         torch._C._ensureCUDADeviceGuardSet()
         ctypes.CDLL(os.environ["LD_PRELOAD"]).pretend(100, *capability)
         FakeTensorMode.avoid_device_init = property(lambda self: True)
+        fake_tensor.init_gpu_context = lambda device: None
         if FakeTensor not in _foreach_utils._foreach_supported_types:
             _foreach_utils._foreach_supported_types.append(FakeTensor)
         mode = FakeCuda()
@@ -258,11 +262,13 @@ if __name__ == "__main__":
         }  # fmt: skip
         for name, answer in answers.items():
             setattr(torch.cuda, name, lambda *_, answer=answer, **__: answer)
+        torch.cuda.graph_pool_handle = lambda: (0, 1)
+        torch.cuda.is_current_stream_capturing = lambda: mode.recording
         torch.cuda.get_rng_state = lambda *_: torch.zeros(16, dtype=torch.uint8)
         torch.cuda.Stream, torch.cuda.Event, torch.cuda.CUDAGraph = _Stream, _Event, _Graph
 
         @contextlib.contextmanager
-        def record(graph, **_):
+        def record(graph, pool=None, **_):
             mode.recording = True
             yield
             mode.recording = False
@@ -291,7 +297,10 @@ if __name__ == "__main__":
         return job
 
     def steps(cases: list[dict]) -> list[dict]:
-        """For each {"flags", "images", "capability"}: kernels a step and who waits in an epoch and a test."""
+        """For each {"flags", "images", "capability"}: kernels a step and who waits in an epoch and a test.
+
+        "meter": kernels a forward pass of `Meter.update`. "norms": how often a step takes the gradient's norm.
+        """
         rows = []
         for case in cases:
             torch.backends.cuda.enable_cudnn_sdp(
@@ -305,10 +314,18 @@ if __name__ == "__main__":
                 mode.events.clear()
                 train.train_one_epoch(job)
                 epoch = list(mode.events)
+                for _ in range(WARM_UP + 1 if job.trainer.graphed else 0):  # before the test is a replay
+                    train.evaluate(job, job.data.test)
                 mode.events.clear()
                 train.evaluate(job, job.data.test)
+                metered = sum(
+                    e.kernels for e in epoch if (e.where[:15], e.function) == ("engine/meter.py", "update")
+                )
                 rows.append({
                     "kernels": sum(e.kernels for e in epoch) / len(job.data.train),
+                    "meter": metered / len(job.trainer.meter.sizes),
+                    "norms": sum(e.op == "_foreach_norm" for e in epoch) / len(job.data.train),
+                    "of_test": sum(e.kernels for e in mode.events) / len(job.data.test),
                     "varies": sorted({f"{e.where} {e.op}" for e in epoch if e.kind == "varies"}),
                     "waits": dict(Counter(f"{e.where} {e.op}" for e in epoch if e.kind == "wait")),
                     "in_test": dict(Counter(f"{e.where} {e.op}" for e in mode.events if e.kind == "wait")),
@@ -380,6 +397,7 @@ if __name__ == "__main__":
     def acceptance(cases: list[dict]) -> list[list[str]]:
         """What the acceptance of GPUs says of waits in steps with these "flags"; "spoiled" steps wait."""
         import gpu_checks
+        from gpu_setting import Setting
 
         step, failures = Trainer.step, []
         for case in cases:
@@ -390,8 +408,8 @@ if __name__ == "__main__":
 
             Trainer.step = spoiled if case.get("spoiled") else step
             with fake_cuda():
-                gpu_checks.EVERY_STEP = [case["flags"]]
-                s = gpu_checks.Setting(device=torch.device("cuda", 0), small=False, rows=[], failures=[])
+                gpu_checks.EVERY_STEP = {"steps": [case["flags"]]}
+                s = Setting(device=torch.device("cuda", 0), small=False, rows=[], failures=[])
                 gpu_checks.waits(s)
                 failures.append(s.failures)
         return failures

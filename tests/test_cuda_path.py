@@ -1,10 +1,15 @@
 """The CUDA path on a device that is not there (tests/fakecuda.py): no step waits, no devices mix, runs run."""
 
 import csv
+import json
 
 import fakecuda
 import pytest
 import torch
+
+from losses import loss_names
+from models import list_models
+from models.registry import find_net
 
 pytestmark = [
     pytest.mark.slow,
@@ -19,18 +24,29 @@ pytestmark = [
 STEPS = [
     ("--net vit --loss root", 1180),
     ("--net vit_tiny --loss rlo --opt adamw --cache ram --randaug", 605),
-    ("--net vgg11 --loss focal --clip-grad 1 --cache ram", 285),
+    ("--net vgg11 --loss focal --clip-grad 1 --cache ram --imbalance 0.5 --class-weights balanced", 290),
     ("--net swin_tiny --loss rlo --label-smoothing 0.1 --warmup 0.5", 1610),
     ("--net cait --loss root --opt sgd --clip-grad 1 --patch 8", 1035),
-    ("--net resnet20 --loss root --accumulate 3 --mixup 0.2", 1370),
+    ("--net resnet20 --loss root --accumulate 3 --mixup 0.2 --k-end 8", 1370),
     ("--net resnet20 --loss ce --opt sgd --label-noise 0.4 --ema 0.9 --cutmix 1 --noamp --noaug", 315),
     ("--net vgg11 --loss focal --opt sgd --amp fp16", 245),
-    ("--net vit_tiny --loss ce --clip-grad 1 --label-noise 0.2 --amp fp16", 550),
+    ("--net vit_tiny --loss poly1 --clip-grad 1 --label-noise 0.2 --amp fp16", 560),
     ("--net timm:resnet10t --loss rlo --freeze --size 48", 215),
-    ("--net vgg11 --loss root --cache none --workers 0 --dataset folder:images --size 32", 285),
+    (
+        "--net vgg11 --loss sce --cache none --workers 0 --dataset folder:images --size 32 --val-split 0.3",
+        300,
+    ),
     ("--net vgg11 --loss root --k-end 5 --graph on --bs 16", 25),
+    ("--net vgg11 --loss apl --graph on --bs 16 --ema 0.9 --amp fp16 --mixup 0.2", 35),
 ]
+# All that STEPS is a sample of: every family of nets is in it, every loss, and each of these.
+SAMPLED = (
+    "--opt sgd", "--opt adamw", "--cache ram", "--cache none", "--clip-grad", "--accumulate", "--randaug", "--noaug",
+    "--label-noise", "--amp fp16", "--noamp", "--k-end", "--mixup", "--cutmix", "--ema", "--val-split", "--freeze",
+    "--label-smoothing", "--class-weights", "--graph on",
+)  # fmt: skip
 RANDAUGMENT = 60
+TEST = 80  # kernels of a replayed test of a batch, most of them of its scores
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +68,17 @@ def images(tmp_path):
                 )
 
 
-@pytest.mark.parametrize("which", [STEPS[:5], STEPS[5:]], ids=["five", "seven"])
+def test_the_steps_are_a_sample_of_every_net_loss_and_kind_of_step():
+    all_flags = " ".join(flags for flags, _ in STEPS)
+    assert {name for name in loss_names() if f"--loss {name} " in all_flags + " "} == set(loss_names())
+    assert not [flags for flags in SAMPLED if flags not in all_flags]
+    families = {"models.timm_models": ["--net timm:"]}  # the nets of each file
+    for name in list_models():
+        families.setdefault(find_net(name).build.func.__module__, []).append(f"--net {name} ")
+    assert len(families) == 7 and all(any(net in all_flags for net in nets) for nets in families.values())
+
+
+@pytest.mark.parametrize("which", [STEPS[:5], STEPS[5:]], ids=["five", "eight"])
 def test_a_step_never_waits_mixes_no_devices_can_be_deterministic_and_keeps_to_its_kernels(
     stand_in, tmp_path, images, which
 ):
@@ -65,6 +91,12 @@ def test_a_step_never_waits_mixes_no_devices_can_be_deterministic_and_keeps_to_i
         assert sum(row["in_test"].values()) <= 4, f"{flags} waits in a test: {row['in_test']}"
         print(f"{row['kernels']:6.0f} of {budget} kernels a step: {flags}")
         assert row["kernels"] <= budget, (flags, row["kernels"], row["by_line"])
+        assert row["meter"] <= 6, "the record of a step and its watch on what is not finite"
+        assert row["norms"] == ("fp16" not in flags or "--clip-grad" in flags) * ("--graph" not in flags), (
+            flags
+        )
+        if "--graph" in flags:
+            assert row["of_test"] <= TEST, (flags, row["of_test"])
 
 
 def test_randaugment_costs_sixty_kernels_and_precision_follows_what_the_gpu_computes_in(stand_in, tmp_path):
@@ -94,7 +126,7 @@ def test_the_acceptance_of_gpus_sees_a_step_that_waits(stand_in, tmp_path):
 def test_a_run_starts_stops_continues_and_is_tested(stand_in, tmp_path):
     run = "--dataset digits --net resnet20 --bs 720 --run-name a"
     commands = [
-        {"flags": f"{run} --epochs 2 --save-every 1", "signal_at": 1},
+        {"flags": f"{run} --epochs 2 --save-every 1 --deterministic", "signal_at": 1},
         {"flags": "--resume runs/a"},
         {"flags": "--resume runs/a --eval-only"},
         {"flags": f"{run[:-1]}b --max-steps 1", "compiler": "broken"},
@@ -105,6 +137,8 @@ def test_a_run_starts_stops_continues_and_is_tested(stand_in, tmp_path):
     assert stopped["code"] == 143 and "stopped at step 1 of 4; continue with --resume" in stopped["said"]
     assert resumed["code"] == 0 and "step 1 of 4" in resumed["said"], resumed["said"]
     assert "1 × cuda, bfloat16" in resumed["said"]
+    config = json.loads((tmp_path / "runs/a/config.json").read_text())  # a resumed run computes as it did
+    assert (config["deterministic"], config["compile"], config["graph"]) == (True, "off", "off")
     with open(tmp_path / "runs/a/metrics.csv") as file:
         assert [row["step"] for row in csv.DictReader(file)] == ["2", "4"]
     weights = torch.load(tmp_path / "runs/a/best.pt", weights_only=True)["model"].values()

@@ -1,15 +1,23 @@
 """benchmarks/gpu_acceptance.py on a CPU: a page and a JSON of what was checked; a failure is seen and exits with 1."""
 
 import json
+import math
 import sys
+from types import SimpleNamespace
 
 import pytest
+import torch
 from conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import gpu_acceptance
 import gpu_checks
+import gpu_runs
+import gpu_setting
+import gpu_speed
+
+CPU = torch.device("cpu")
 
 
 def results(tmp_path, *checks, code=0):
@@ -22,34 +30,86 @@ def results(tmp_path, *checks, code=0):
 def test_what_holds_is_on_the_page_and_what_needs_a_gpu_is_skipped_with_a_reason(tmp_path):
     got = results(tmp_path, "batches", "losses", "waits")
     assert [r["result"] for r in got] == ["passed", "passed", "skipped"] and got[2]["why"]
-    assert len(got[0]["rows"]) == 5 and len(got[1]["rows"]) == 4 * 3 * 3
+    assert len(got[0]["rows"]) == 5 and len(got[1]["rows"]) == 7
     page = (tmp_path / "gpu_acceptance.md").read_text()
-    assert (
-        "torch" in page.splitlines()[3]
-        and "| waits | skipped |" in page
-        and "| rlo, float16, ± 100 |" in page
-    )
+    assert page.startswith("### On ") and "torch" in page.splitlines()[2]
+    assert "| waits | skipped |" in page and "| loss | float32 | float16 | bfloat16 |\n| --- | ---: |" in page
+    headings = [line for line in page.splitlines() if line.startswith("#")]
+    assert len(headings) == 1, "a section of docs/results.md"
 
 
-def test_a_difference_and_an_error_are_failures_that_leave_the_page(tmp_path, monkeypatch):
+def test_a_difference_and_an_error_are_failures_that_leave_the_page_and_stop_no_other_check(
+    tmp_path, monkeypatch
+):
     def other_batches(*args, **options):
         data = build(*args, **options)
         if args[4] != "cpu":
             data.train._transform.bias += 0.1
         return data
 
-    build = gpu_checks.build_data
+    def refuses(s, flags, *_):
+        sys.exit(2) if "vgg11" in flags else job_of(s, flags, 16)
+
+    build, job_of = gpu_checks.build_data, gpu_setting.job_of
     monkeypatch.setattr(gpu_checks, "build_data", other_batches)
-    monkeypatch.setattr(gpu_checks, "job_of", None)
-    got = results(tmp_path, "batches", "gap", code=1)
-    assert [r["result"] for r in got] == ["failed", "failed"]
-    assert len(got[0]["failures"]) == 5 and got[1]["failures"][0].startswith("TypeError")
-    assert "**TypeError" in (tmp_path / "gpu_acceptance.md").read_text()
+    monkeypatch.setattr(gpu_speed, "job_of", refuses)
+    monkeypatch.setattr(gpu_checks, "losses_of", lambda *_: [1.0, math.nan, 1.0])
+    got = results(tmp_path, "batches", "gap", "nets", "waits", code=1)
+    assert [r["result"] for r in got] == ["failed", "failed", "failed", "skipped"]
+    assert len(got[0]["failures"]) == 5 and got[1]["failures"] == ["SystemExit: 2"]
+    assert len(got[2]["failures"]) == len(got[2]["rows"]) == 4, "each net is a case of its own"
+    assert "**SystemExit" in (tmp_path / "gpu_acceptance.md").read_text()
+
+
+def test_a_check_that_the_program_does_not_survive_is_on_the_page(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_acceptance, "run", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        gpu_acceptance.main(["--device", "cpu", "--out", str(tmp_path), "--only", "gap"])
+    assert "| gap | not ended |" in (tmp_path / "gpu_acceptance.md").read_text()
+
+
+def test_a_case_that_fails_or_has_no_room_leaves_the_others_and_nan_is_never_small(tmp_path):
+    s = gpu_setting.Setting(device=CPU, small=True, full=False, rows=[], failures=[])
+    for name in ("a", "b"):
+        with s.case(name):
+            raise ValueError("x\ny")
+    assert s.failures == ["a: ValueError: x y", "b: ValueError: x y"]
+    assert gpu_setting.largest([1.0, 2.0]) == 2 and math.isnan(gpu_setting.largest([1.0, math.nan]))
+    rows = gpu_acceptance.without_nan([{"a": math.nan, "b": [1.0]}])
+    assert rows == [{"a": None, "b": [1.0]}] and "| – |" in gpu_acceptance.table([{"a": math.nan}])
+
+
+def test_kernels_idle_time_and_launches_are_counted_from_a_profile():
+    kinds = torch.autograd.DeviceType
+
+    def event(name, start, end, kind=kinds.CUDA, annotation=False):
+        time_range = SimpleNamespace(start=start, end=end, elapsed_us=lambda: end - start)
+        return SimpleNamespace(
+            name=name, time_range=time_range, device_type=kind, is_user_annotation=annotation
+        )
+
+    events = [
+        event("gemm", 0, 4), event("add", 2, 5), event("mul", 8, 10), event("norm", 8.5, 9),
+        event("Memcpy HtoD", 20, 30), event("Optimizer.step#Adam.step", 0, 50, annotation=True),
+        event("cudaLaunchKernel", 0, 6, kinds.CPU), event("cudaLaunchKernelExC", 7, 9, kinds.CPU),
+    ]  # fmt: skip
+    got = gpu_speed.profile_of(events, 2)
+    assert got == {"kernels a step": 2, "idle share": pytest.approx(0.3), "µs a launch": 4}
+    assert math.isnan(gpu_speed.profile_of([], 2)["idle share"])
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+        torch.ones(3).sum()
+    assert gpu_speed.profile_of(seen.events(), 1)["kernels a step"] == 0  # its events have these fields
+
+
+def test_no_run_of_a_check_outlives_it():
+    with pytest.raises(RuntimeError, match="exit code 2, not 0"):
+        with gpu_runs.Runs("--dataset", "digits") as runs:
+            slow = runs.start("--device", "cpu", "--net", "vit", "--epochs", 1000)
+            runs.end(runs.start("--nonsense"))
+    assert slow.poll() == -9 and not runs["x"].parents[1].exists()
 
 
 def test_the_state_of_two_runs_is_compared_to_the_last_bit(tmp_path):
-    import torch
-
     state = {
         "model": {"w": torch.zeros(3)},
         "optimizer": {"state": {0: {"step": torch.ones(())}}},
@@ -59,5 +119,5 @@ def test_the_state_of_two_runs_is_compared_to_the_last_bit(tmp_path):
         (tmp_path / name).mkdir()
         torch.save(state, tmp_path / name / "last.pt")
         state["model"]["w"] = state["model"]["w"] + (name == "a") * 1e-30
-    assert gpu_checks.same_state(tmp_path / "a", tmp_path / "a")
-    assert not gpu_checks.same_state(tmp_path / "a", tmp_path / "b")
+    assert gpu_runs.same_state(tmp_path / "a", tmp_path / "a")
+    assert not gpu_runs.same_state(tmp_path / "a", tmp_path / "b")

@@ -1,0 +1,95 @@
+"""What runs on CUDA switch on: deterministic kernels or the fastest, precision; and pictures that cost no epoch."""
+
+import os
+
+import pytest
+import torch
+from test_engine import ROW
+
+from common import UserError
+from engine import precision, run_directory
+from engine.cli import one_line_errors
+from engine.precision import Precision, choose_kernels
+from flags import FREE_ON_RESUME
+
+CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
+
+
+@pytest.fixture
+def switches(monkeypatch):
+    """What `choose_kernels` has set, by a short name; all of it is put back."""
+    from torch._inductor import config
+
+    cudnn, cuda = torch.backends.cudnn, torch.backends.cuda
+    before = cudnn.benchmark, cudnn.deterministic, cuda.cudnn_sdp_enabled()
+    inductor = getattr(config, "deterministic", None)
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    yield lambda: {
+        "benchmark": cudnn.benchmark, "cudnn": cudnn.deterministic, "no sdp": not cuda.cudnn_sdp_enabled(),
+        "torch": torch.are_deterministic_algorithms_enabled(), "cublas": os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
+        "inductor": getattr(config, "deterministic", "torch is too old"),
+    }  # fmt: skip
+    torch.use_deterministic_algorithms(False)
+    cudnn.benchmark, cudnn.deterministic = before[:2]
+    cuda.enable_cudnn_sdp(before[2])
+    if inductor is not None:
+        config.deterministic = inductor
+
+
+def test_kernels_are_the_fastest_or_with_deterministic_always_the_same(switches, monkeypatch, capsys):
+    untouched = switches()
+    choose_kernels(CPU, False)
+    assert switches() == untouched
+    choose_kernels(CUDA, False)
+    assert switches() == untouched | {"benchmark": True}
+    choose_kernels(CUDA, True)
+    inductor = True if isinstance(untouched["inductor"], bool) else untouched["inductor"]
+    assert switches() == {
+        "benchmark": False, "cudnn": True, "no sdp": True, "torch": True, "cublas": ":4096:8",
+        "inductor": inductor,
+    }  # fmt: skip
+    with pytest.raises(SystemExit) as end, one_line_errors("train.py"):  # an operation that cannot
+        torch.zeros(3).put_(torch.tensor([0, 0]), torch.ones(2))
+    said = capsys.readouterr().err
+    assert end.value.code == 2 and said.count("\n") == 1 and "--deterministic: put_" in said
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":0:0")
+    with pytest.raises(UserError, match="unset it"):
+        choose_kernels(CUDA, True)
+
+
+def test_a_resumed_run_keeps_to_its_kernels():
+    assert not {"deterministic", "compile", "graph", "amp"} & FREE_ON_RESUME
+
+
+def test_a_cpu_computes_in_bfloat16_if_it_has_the_instructions(monkeypatch):
+    for has_it in (True, False):
+        monkeypatch.setattr(precision, "_cpu_has_bf16", lambda has_it=has_it: has_it)
+        assert str(Precision(CPU)) == "float32"
+        if has_it:
+            assert str(Precision(CPU, "bf16")) == "bfloat16"
+        else:
+            with pytest.raises(UserError, match="this CPU does not compute in bfloat16"):
+                Precision(CPU, "bf16")
+    with pytest.raises(UserError, match="needs CUDA"):
+        Precision(CPU, "fp16")
+
+
+def test_curves_are_drawn_in_a_twentieth_of_the_time_and_at_the_end(tmp_path, monkeypatch):
+    now, drawn = [0.0], []
+
+    def draw(rows, *_):
+        drawn.append(len(rows))
+        now[0] += 0.3
+
+    monkeypatch.setattr(run_directory, "draw_curves", draw)
+    monkeypatch.setattr(run_directory.time, "monotonic", lambda: now[0])
+    run = run_directory.RunDirectory(tmp_path / "run")
+    run.start({"wandb": False}, {}, [])
+    for epoch in range(1, 201):
+        now[0] += 0.5
+        run.record([ROW | {"epoch": e, "step": 3 * e} for e in range(1, epoch + 1)])
+    assert len(drawn) > 5 and (len(drawn) - 1) * 0.3 <= 0.05 * now[0]
+    run.draw()
+    run.draw()
+    assert drawn[-1] == 200 and drawn.count(200) == 1
+    run.close()
