@@ -87,9 +87,10 @@ def _chunk(logits, labels, factor, settings: Settings, want_slopes: bool) -> tup
         ell = log_total - logits
         value, slope = settings.phi(ell)
         share = smoothing / logits.shape[1]
-        loss = (1 - smoothing) * value.gather(1, labels) + share * value.sum(1, keepdim=True)
+        # Each is made small before their sum is formed, which may overflow where the mean over words does not.
+        loss = (1 - smoothing) * value.gather(1, labels) + value.mul_(share).sum(1, keepdim=True)
         of_label = slope.gather(1, labels) * (1 - smoothing)
-        slopes = of_label + slope.sum(1, keepdim=True) * share
+        slopes = of_label + slope.mul_(share).sum(1, keepdim=True)
     else:
         at_label = logits.gather(1, labels)
         logits.exp_()
@@ -100,7 +101,7 @@ def _chunk(logits, labels, factor, settings: Settings, want_slopes: bool) -> tup
     if want_slopes:
         factor = counted if factor is None else counted * factor[:, None]
         if smoothing:
-            slope.mul_(share).scatter_add_(1, labels, of_label).mul_(factor)
+            slope.scatter_add_(1, labels, of_label).mul_(factor)
             torch.exp(-ell, out=logits)
             logits.mul_(slopes * factor).sub_(slope)
         else:

@@ -17,6 +17,16 @@ class CausalLMLoss(nn.Module):
     then train alike, however uneven they are. (A mean over each micro-batch would weigh a short text's
     labels more.) Called without that number, as in evaluation, it is the mean over this batch's labels.
 
+    TRL 1.16 takes it as ``SFTTrainer(…, compute_loss_func=CausalLMLoss())``, but warns that its version 2 will
+    not, and meanwhile runs the model a second time a step for its metrics. An override does without both:
+
+    >>> class RootedTrainer(SFTTrainer):
+    ...     loss = CausalLMLoss("root", k=5, m=5)
+    ...     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    ...         outputs = model(**{k: v for k, v in inputs.items() if k != "labels"})
+    ...         loss = self.loss(outputs, inputs["labels"], num_items_in_batch)
+    ...         return (loss, outputs) if return_outputs else loss
+
     Parameters
     ----------
     loss : str

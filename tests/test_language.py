@@ -118,3 +118,52 @@ def test_a_mean_over_each_micro_batch_does_not(trained):
         return F.cross_entropy(outputs.logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
 
     assert (trained(mean, 1, 8) - trained(mean, 8, 1)).abs().max() > 1e-3
+
+
+@pytest.mark.slow
+def test_trl_ends_with_the_same_weights_however_it_accumulates_and_its_dft_is_root_at_1(tmp_path):
+    trl, datasets = pytest.importorskip("trl"), pytest.importorskip("datasets")
+    import tokenizers
+    import transformers
+
+    words = tokenizers.models.WordLevel({f"w{i}": i for i in range(50)}, unk_token="w0")
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizers.Tokenizer(words), unk_token="w0", pad_token="w1", eos_token="w2"
+    )
+    generator = torch.Generator().manual_seed(1)
+    lengths = torch.randint(3, 30, (16,), generator=generator).tolist()
+    texts = datasets.Dataset.from_dict(
+        {"input_ids": [torch.randint(3, 50, (n,), generator=generator).tolist() for n in lengths]}
+    )
+    config = transformers.LlamaConfig(
+        vocab_size=50, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        max_position_embeddings=32, bos_token_id=2, eos_token_id=2, pad_token_id=1,
+    )  # fmt: skip
+
+    class Overriding(trl.SFTTrainer):
+        loss = CausalLMLoss("root", k=5, m=5)
+
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            outputs = model(**{k: v for k, v in inputs.items() if k != "labels"})
+            loss = self.loss(outputs, inputs["labels"], num_items_in_batch)
+            return (loss, outputs) if return_outputs else loss
+
+    def trained(size, accumulate, trainer=trl.SFTTrainer, loss_type="nll", **loss):
+        torch.manual_seed(0)
+        model = transformers.LlamaForCausalLM(config)
+        arguments = trl.SFTConfig(
+            str(tmp_path), per_device_train_batch_size=size, gradient_accumulation_steps=accumulate,
+            num_train_epochs=2, learning_rate=0.5, optim="sgd", report_to=[], save_strategy="no", use_cpu=True,
+            bf16=False, disable_tqdm=True, max_grad_norm=0, lr_scheduler_type="constant",
+            logging_strategy="no", loss_type=loss_type,
+        )  # fmt: skip
+        trainer(model, arguments, train_dataset=texts, processing_class=tokenizer, **loss).train()
+        return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+    root = {"compute_loss_func": CausalLMLoss("root", k=5, m=5)}
+    whole = trained(8, 1, **root)
+    for size, accumulate in ((2, 4), (1, 8)):
+        assert (trained(size, accumulate, **root) - whole).abs().max() < 1e-5
+        assert (trained(size, accumulate, Overriding) - whole).abs().max() < 1e-5
+    ours = trained(4, 2, compute_loss_func=CausalLMLoss("root", k=1, m=1))
+    assert (trained(4, 2, loss_type="dft") - ours).abs().max() < 1e-6

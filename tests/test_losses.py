@@ -1,6 +1,7 @@
 """losses/ against closed forms in float64, torch's own cross entropy, finite differences and extremes."""
 
 import doctest
+import functools
 import math
 import subprocess
 import sys
@@ -19,6 +20,12 @@ from losses import apl_loss, focal_loss, poly1_loss, rlo_loss, root_loss, rooted
 CLASS_LOSSES = {
     "root": root_loss, "rlo": rlo_loss, "focal": focal_loss,
     "sce": sce_loss, "apl": apl_loss, "poly1": poly1_loss,
+}  # fmt: skip
+KS = (0.05, 0.5, 1.0, 3.0, 1000.0)
+# The same and, beside their k = 3, the rooted losses at the other k, m = k: "root 0.05", …
+AT_EVERY_K = CLASS_LOSSES | {
+    f"{name} {k:g}": functools.partial(CLASS_LOSSES[name], k=k, m=k)
+    for name in ("root", "rlo") for k in KS if k != 3
 }  # fmt: skip
 KM = [(0.05, 0.2), (0.5, 2.0), (1000.0, 1000.0), (1.0, 1.0), (3.0, 3.0), (8.0, 10.0), (2.5, 0.1)]
 
@@ -43,9 +50,11 @@ def closed_form(name, logits, label, **p):
 
 
 def phi_numpy(name, ell):
+    name, k = (*name.split(), 3.0)[:2]
+    k = float(k)
     return {
-        "root": lambda: -3 * np.expm1(-ell / 3),
-        "rlo": lambda: 3 * np.expm1(ell / 3),
+        "root": lambda: -k * np.expm1(-ell / k),
+        "rlo": lambda: k * np.expm1(ell / k),
         "focal": lambda: 0.25 * (1 - np.exp(-ell)) ** 2 * ell,
         "sce": lambda: 0.1 * ell + math.log(1e4) * (1 - np.exp(-ell)),
         "apl": lambda: ell / ell.sum(1, keepdims=True) + math.log(1e4) * (1 - np.exp(-ell)),
@@ -88,16 +97,17 @@ def test_rooted_gradient_is_the_cross_entropy_gradient_times_a_power_of_p(name, 
     torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-14)
 
 
-@pytest.mark.parametrize("name", CLASS_LOSSES)
+@pytest.mark.parametrize("name", AT_EVERY_K)
 def test_first_and_second_derivatives_agree_with_finite_differences(name, batch):
     logits, target = batch
     logits = logits[:3].clone().requires_grad_()
     target = target[:3]
     soft = torch.softmax(torch.arange(15.0, dtype=torch.float64).reshape(3, 5).cos(), 1)
     for t, options in ((target, {}), (target, {"label_smoothing": 0.2}), (soft, {})):
+        scale = 1 / AT_EVERY_K[name](logits.detach(), t, **options)
 
-        def f(z, t=t, options=options):
-            return CLASS_LOSSES[name](z, t, **options)
+        def f(z, t=t, options=options, scale=scale):
+            return scale * AT_EVERY_K[name](z, t, **options)
 
         assert torch.autograd.gradcheck(f, logits)
         assert torch.autograd.gradgradcheck(f, logits)
@@ -128,13 +138,16 @@ def test_root_is_generalised_cross_entropy(batch):
 
 
 def test_root_stays_below_m():
-    logits = torch.tensor([[0.0, 0.0], [-5.0, 5.0], [-1e4, 1e4]])
-    values = root_loss(logits, torch.zeros(3, dtype=torch.long), k=3, m=7, reduction="none")
-    assert (values >= 0).all() and (values <= 7).all() and values[1] < 7
+    logits = torch.tensor([[0.0, 0.0], [-5.0, 5.0], [-1e4, 1e4]], dtype=torch.float64)
+    for k in KS:
+        values = root_loss(logits, torch.zeros(3, dtype=torch.long), k=k, m=7, reduction="none")
+        assert (values >= 0).all() and (values <= 7).all() and values[0] < 7
+        assert values[1] < 7 or k < 1  # where p^(1/k) is below the digits of 1
 
 
-def test_rlo_is_convex_in_the_logits_and_root_is_not():
-    hessian = torch.func.hessian(lambda z, f: f(z, torch.tensor(0)), argnums=0)
+@pytest.mark.parametrize("k", KS)
+def test_rlo_is_convex_in_the_logits_and_root_is_not(k):
+    hessian = torch.func.hessian(lambda z, f: f(z, torch.tensor(0), k, k), argnums=0)
     g = torch.Generator().manual_seed(1)
     smallest = {root_loss: math.inf, rlo_loss: math.inf}
     for _ in range(50):
@@ -146,31 +159,33 @@ def test_rlo_is_convex_in_the_logits_and_root_is_not():
     assert smallest[root_loss] < -0.1
 
 
-def test_rlo_weights_wrong_samples_up_and_root_weights_them_down():
+@pytest.mark.parametrize("k", KS)
+def test_rlo_weights_wrong_samples_up_and_root_weights_them_down(k):
     logits = torch.tensor([[4.0, 0.0], [0.0, 4.0]], dtype=torch.float64, requires_grad=True)
     target = torch.tensor([0, 0])  # right, wrong
 
-    def norms(f):
-        return torch.autograd.grad(f(logits, target, reduction="sum"), logits)[0].norm(dim=1)
+    def norms(f, *km):
+        return torch.autograd.grad(f(logits, target, *km, reduction="sum"), logits)[0].norm(dim=1)
 
-    relative = {f: norms(f) / norms(F.cross_entropy) for f in (root_loss, rlo_loss)}
-    assert relative[root_loss][1] < relative[root_loss][0]
-    assert relative[rlo_loss][1] > relative[rlo_loss][0]
+    root, rlo = (norms(f, k, k) / norms(F.cross_entropy) for f in (root_loss, rlo_loss))
+    assert root[1] < root[0]
+    assert rlo[1] > rlo[0]
 
 
 def test_m_is_a_pure_scale_and_adam_does_not_see_it():
-    def train(m):
+    def train(k, m):
         torch.manual_seed(0)
         net = torch.nn.Linear(5, 3).double()
         optimizer = torch.optim.Adam(net.parameters(), lr=1e-2, eps=0)
         x, y = torch.randn(20, 5, dtype=torch.float64), torch.randint(3, (20,))
         for _ in range(20):
             optimizer.zero_grad()
-            root_loss(net(x), y, k=3, m=m).backward()
+            root_loss(net(x), y, k=k, m=m).backward()
             optimizer.step()
         return net.weight.detach()
 
-    torch.testing.assert_close(train(1.0), train(1000.0), rtol=1e-9, atol=1e-12)
+    for k in KS:
+        torch.testing.assert_close(train(k, 1.0), train(k, 1000.0), rtol=1e-9, atol=1e-12)
 
 
 # --- extremes ---------------------------------------------------------------------------------------
@@ -182,8 +197,10 @@ def test_m_is_a_pure_scale_and_adam_does_not_see_it():
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_value_and_gradient_are_finite_for_every_finite_logit(name, dtype, size, smoothing):
     v = torch.finfo(dtype).max if size == "max" else size
-    others = {"focal": {"gamma": 0.5}, "root": {"k": 1.0, "m": 10.0}, "rlo": {"k": 1.0, "m": 10.0}}
-    for options in ({}, others.get(name, {})):
+    # Smoothing sums φ over the classes, which at m < 2 may overflow where each is just finite.
+    rooted = [{"k": k, "m": m} for k in KS for m in ((10.0,) if smoothing else (k, 10.0))]
+    others = {"focal": [{"gamma": 0.5}], "root": rooted, "rlo": rooted}
+    for options in ({}, *others.get(name, [])):
         logits = torch.tensor([[v, -v, 0.0], [-v, v, 0.0]] * 64, dtype=dtype, requires_grad=True)
         loss = CLASS_LOSSES[name](logits, torch.ones(128).long(), **options, label_smoothing=smoothing)
         (grad,) = torch.autograd.grad(loss, logits)
@@ -206,32 +223,39 @@ def test_any_finite_float32_gives_a_finite_value_and_gradient(logits, k, m, data
 
 
 def test_root_gradient_is_finite_when_p_underflows():
-    logits = torch.tensor([[0.0, 200.0]], requires_grad=True)
-    root_loss(logits, torch.tensor([0])).backward()
+    for k in KS:
+        logits = torch.tensor([[0.0, 200.0]], requires_grad=True)
+        root_loss(logits, torch.tensor([0]), k, k).backward()
+        want = torch.exp(torch.tensor(-200.0 / k))
+        torch.testing.assert_close(logits.grad, torch.stack([-want, want])[None])
     textbook = torch.tensor([[0.0, 200.0]], requires_grad=True)
     (3 * (1 - textbook.softmax(1)[:, 0] ** (1 / 3))).sum().backward()
     assert textbook.grad.isnan().any()  # the published route
-    want = torch.exp(torch.tensor(-200.0 / 3))
-    torch.testing.assert_close(logits.grad, torch.stack([-want, want])[None])
 
 
-def test_rlo_is_exact_where_float32_can_hold_it_then_goes_on_linearly():
-    z = torch.tensor([[0.0, 200.0]])
+@pytest.mark.parametrize("k", KS)
+def test_rlo_is_exact_where_float32_can_hold_it_then_continues_linearly(k):
+    start = k * losses.rooted.exact_range(torch.float32, k, k)
+    z = torch.tensor([[0.0, 0.95 * start]])
+    ell = F.cross_entropy(z.double(), torch.tensor([0])).item()
     torch.testing.assert_close(
-        rlo_loss(z, torch.tensor([0])).item(), 3 * math.expm1(200 / 3), rtol=1e-5, atol=0
+        rlo_loss(z, torch.tensor([0]), k, k).item(), k * math.expm1(ell / k), rtol=1e-5, atol=0
     )
-    far = torch.tensor([[0.0, 1e3], [0.0, 1e4], [0.0, 2e4], [0.0, 3e4]], requires_grad=True)
-    values = rlo_loss(far, torch.zeros(4).long(), reduction="none")
+    far = torch.tensor([[0.0, 5 * start], [0.0, 50 * start], [0.0, 100 * start], [0.0, 150 * start]])
+    far.requires_grad_()
+    values = rlo_loss(far, torch.zeros(4).long(), k, k, reduction="none")
     (grad,) = torch.autograd.grad(values.sum(), far)
     torch.testing.assert_close(values[3] - values[2], values[2] - values[1])
     torch.testing.assert_close(grad[:, 1], grad[:1, 1].expand(4))
-    torch.testing.assert_close(grad[0, 1] * 1e4, values.detach()[2] - values.detach()[1])
+    torch.testing.assert_close(grad[0, 1] * (50 * start), values.detach()[2] - values.detach()[1])
 
 
-def test_rlo_is_continuously_differentiable_where_the_line_begins():
-    start = 3 * losses.rooted.exact_range(torch.float64, 3.0, 3.0)
-    z = torch.tensor([[0.0, start - 1e-6], [0.0, start + 1e-6]], dtype=torch.float64, requires_grad=True)
-    values = rlo_loss(z, torch.zeros(2).long(), reduction="none")
+@pytest.mark.parametrize("k", KS)
+def test_rlo_is_continuously_differentiable_where_the_line_begins(k):
+    start = k * losses.rooted.exact_range(torch.float64, k, k)
+    step = 1e-6 * k
+    z = torch.tensor([[0.0, start - step], [0.0, start + step]], dtype=torch.float64, requires_grad=True)
+    values = rlo_loss(z, torch.zeros(2).long(), k, k, reduction="none")
     (grad,) = torch.autograd.grad(values.sum(), z)
     torch.testing.assert_close(values[0], values[1], rtol=1e-5, atol=0)
     torch.testing.assert_close(grad[0], grad[1], rtol=1e-5, atol=0)
@@ -256,21 +280,23 @@ def test_torch_func_sees_the_exponential_and_the_line():
     torch.testing.assert_close(curvature[[0, 2]], torch.tensor([math.e, 0.0], dtype=torch.float64))
 
 
-@pytest.mark.parametrize("name", CLASS_LOSSES)
+@pytest.mark.parametrize("name", AT_EVERY_K)
 def test_a_logit_that_is_nan_gives_a_loss_that_is_nan(name, batch):
     logits, target = batch
     logits[2, 1] = math.nan
-    loss = CLASS_LOSSES[name](logits, target, reduction="none")
+    loss = AT_EVERY_K[name](logits, target, reduction="none")
     assert loss.isnan().tolist() == [False, False, True, False, False, False]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("name", CLASS_LOSSES)
+@pytest.mark.parametrize("name", AT_EVERY_K)
 def test_half_precision_is_computed_in_float32(name, dtype, batch):
     logits, target = batch
+    if name in ("rlo 0.05", "rlo 0.5"):  # whose line begins early in fp16, for the gradient's sake
+        logits = logits.scatter_add(1, target[:, None], torch.full((6, 1), 20.0).double())
     half = logits.to(dtype)
     torch.testing.assert_close(
-        CLASS_LOSSES[name](half, target), CLASS_LOSSES[name](half.float(), target), rtol=0, atol=0
+        AT_EVERY_K[name](half, target), AT_EVERY_K[name](half.float(), target), rtol=0, atol=0
     )
 
 
@@ -303,9 +329,10 @@ def test_binary_labels_outside_0_1_are_an_error(bad):
 
 def test_the_functions_of_a_cross_entropy_are_the_losses(batch):
     ell = F.cross_entropy(*batch, reduction="none")
-    for name in ("root", "rlo", "focal"):
-        got = getattr(losses, f"{name}_from_ce")(ell)
-        torch.testing.assert_close(got, CLASS_LOSSES[name](*batch, reduction="none"), rtol=1e-12, atol=1e-14)
+    for name, km in (("focal", ()), *((name, (k, k)) for name in ("root", "rlo") for k in KS)):
+        got = getattr(losses, f"{name}_from_ce")(ell, *km)
+        want = CLASS_LOSSES[name](*batch, *km, reduction="none")
+        torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("alpha", [0.3, 0.5, 1.5, 4.0])
@@ -358,60 +385,60 @@ def test_the_binary_form_compiles_and_maps():
     )
 
 
-@pytest.mark.parametrize("name", CLASS_LOSSES)
+@pytest.mark.parametrize("name", AT_EVERY_K)
 def test_float64_stays_float64_in_every_reduction(name):
     g = torch.Generator().manual_seed(5)
     logits, target = torch.randn(7, 3, generator=g, dtype=torch.float64), torch.arange(7) % 3
-    each = CLASS_LOSSES[name](logits, target, reduction="none")
+    each = AT_EVERY_K[name](logits, target, reduction="none")
     for reduction, want in (("mean", math.fsum(each.tolist()) / 7), ("sum", math.fsum(each.tolist()))):
-        assert CLASS_LOSSES[name](logits, target, reduction=reduction).item() == pytest.approx(
-            want, rel=1e-15
-        )
+        assert AT_EVERY_K[name](logits, target, reduction=reduction).item() == pytest.approx(want, rel=1e-15)
 
 
-@pytest.mark.parametrize("name", CLASS_LOSSES)
+@pytest.mark.parametrize("name", AT_EVERY_K)
 def test_a_soft_target_is_the_weighted_sum_over_the_classes(name, batch):
     logits, _ = batch
     t = torch.rand(6, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     ell = -np.log(logits.softmax(1).numpy())
     want = (t.numpy() * phi_numpy(name, ell)).sum(1).mean()
-    np.testing.assert_allclose(CLASS_LOSSES[name](logits, t).item(), want, rtol=1e-10)
+    np.testing.assert_allclose(AT_EVERY_K[name](logits, t).item(), want, rtol=1e-10)
 
 
-@pytest.mark.parametrize("name", CLASS_LOSSES)
+@pytest.mark.parametrize("name", AT_EVERY_K)
 def test_one_hot_probabilities_equal_indices(name, batch):
     logits, target = batch
     one_hot = F.one_hot(target, 5).double()
-    torch.testing.assert_close(CLASS_LOSSES[name](logits, one_hot), CLASS_LOSSES[name](logits, target))
+    torch.testing.assert_close(AT_EVERY_K[name](logits, one_hot), AT_EVERY_K[name](logits, target))
 
 
 def test_ignored_samples_get_no_gradient(batch):
     logits, target = batch
     logits.requires_grad_()
     target[1] = -100
-    (grad,) = torch.autograd.grad(rlo_loss(logits, target, label_smoothing=0.1), logits)
-    assert (grad[1] == 0).all() and (grad[0] != 0).any()
+    for k in KS:
+        (grad,) = torch.autograd.grad(rlo_loss(logits, target, k, k, label_smoothing=0.1), logits)
+        assert (grad[1] == 0).all() and (grad[0] != 0).any()
 
 
 # --- the binary form -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("k", [1.0, 2.0, 7.5])
+@pytest.mark.parametrize("k", [*KS, 2.0, 7.5])
 def test_binary_value_is_the_closed_form(k):
-    f = torch.linspace(-40, 40, 41, dtype=torch.float64)
+    f = torch.linspace(-1, 1, 41, dtype=torch.float64) * min(40, 300 * k)  # float64 ends at e^709
     for y in (0, 1):
         t = (2 * y - 1) * f.numpy()
         got = rooted_logistic_loss(f, torch.full((41,), y), k, reduction="none")
-        np.testing.assert_allclose(got, k * (1 + np.exp(-t)) ** (1 / k), rtol=1e-13)
+        np.testing.assert_allclose(got, k * (1 + np.exp(-t)) ** (1 / k), rtol=1e-13 * max(1, 1 / k))
+    scale = 1 / rooted_logistic_loss(f / 16, torch.ones(41), k)
     assert torch.autograd.gradcheck(
-        lambda z: rooted_logistic_loss(z, torch.ones(41), k), (f / 16).requires_grad_()
+        lambda z: scale * rooted_logistic_loss(z, torch.ones(41), k), (f / 16).requires_grad_()
     )
 
 
 def test_binary_form_is_two_class_rlo_plus_k(batch):
     f = batch[0][:, 0]
     y = torch.tensor([0, 1, 1, 0, 1, 0])
-    for k in (1.0, 2.0, 5.0):
+    for k in (*KS, 2.0):
         two_class = rlo_loss(torch.stack([torch.zeros_like(f), f], 1), y, k, k)
         torch.testing.assert_close(rooted_logistic_loss(f, y, k), two_class + k)
 
@@ -421,7 +448,7 @@ def test_binary_value_and_gradient_are_finite_at_both_ends(dtype):
     limit = torch.finfo(dtype).max
     for v in (88.0, 200.0, 6e4, limit):
         f = torch.tensor([v, -v], dtype=dtype, requires_grad=True)
-        for k in (1.0, 2.0, 5.0):
+        for k in (*KS, 2.0):
             for y in (0.0, 1.0):
                 loss = rooted_logistic_loss(f, torch.full((2,), y), k)
                 (grad,) = torch.autograd.grad(loss, f)
@@ -441,14 +468,14 @@ def test_binary_reductions_and_errors():
 # --- where they must run ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", CLASS_LOSSES)
+@pytest.mark.parametrize("name", AT_EVERY_K)
 def test_compiles_without_graph_breaks(name, batch):
     logits, target = batch[0].float(), batch[1]
     for options in ({}, {"label_smoothing": 0.1, "weight": torch.arange(5.0)}):
         torch._dynamo.reset()
 
         def f(z, y, options=options):
-            return CLASS_LOSSES[name](z, y, **options)
+            return AT_EVERY_K[name](z, y, **options)
 
         compiled = torch.compile(f, fullgraph=True, backend="aot_eager")
         a, b = logits.clone().requires_grad_(), logits.clone().requires_grad_()
@@ -464,25 +491,25 @@ def test_root_and_rlo_compile_to_machine_code(batch):
         torch.testing.assert_close(torch.compile(f, fullgraph=True)(logits, target), f(logits, target))
 
 
-@pytest.mark.parametrize("name", CLASS_LOSSES)
+@pytest.mark.parametrize("name", AT_EVERY_K)
 def test_torch_func_gives_per_sample_gradients(name, batch):
     logits, target = batch
-    per_sample = torch.func.vmap(torch.func.grad(lambda z, y: CLASS_LOSSES[name](z, y)))(logits, target)
+    per_sample = torch.func.vmap(torch.func.grad(lambda z, y: AT_EVERY_K[name](z, y)))(logits, target)
     z = logits.clone().requires_grad_()
-    (want,) = torch.autograd.grad(CLASS_LOSSES[name](z, target, reduction="sum"), z)
+    (want,) = torch.autograd.grad(AT_EVERY_K[name](z, target, reduction="sum"), z)
     torch.testing.assert_close(per_sample, want)
     value, tangent = torch.func.jvp(
-        lambda z: CLASS_LOSSES[name](z, target, reduction="sum"), (logits,), (torch.ones_like(logits),)
+        lambda z: AT_EVERY_K[name](z, target, reduction="sum"), (logits,), (torch.ones_like(logits),)
     )
     assert value > 0 and tangent.abs() < 1e-9  # softmax does not change when all logits move together
 
 
-@pytest.mark.parametrize("name", CLASS_LOSSES)
+@pytest.mark.parametrize("name", AT_EVERY_K)
 def test_under_autocast_the_loss_is_float32(name, batch):
     linear = torch.nn.Linear(5, 5)
     with torch.autocast("cpu", torch.bfloat16):
         logits = linear(batch[0].float())
-        loss = CLASS_LOSSES[name](logits, batch[1])
+        loss = AT_EVERY_K[name](logits, batch[1])
     loss.backward()
     assert logits.dtype == torch.bfloat16 and loss.dtype == torch.float32
     assert linear.weight.grad.isfinite().all() and linear.weight.grad.abs().sum() > 0
