@@ -215,7 +215,7 @@ def class_loss(
     compiled = pair is not None and torch.compiler.is_compiling()
     loss = (_Phi.apply(cross_entropy, phi, pair) if compiled else phi(cross_entropy)) * total
     if label_smoothing:
-        smooth = _sum_over_classes(phi, logits, None, weight, class_dim) / logits.shape[class_dim]
+        smooth = _sum_over_classes(phi, logits, 1 / logits.shape[class_dim], weight, class_dim)
         loss = (1 - label_smoothing) * loss + label_smoothing * smooth.masked_fill(~counted, 0.0)
     return _reduce(loss, scale, denominator, reduction)
 
@@ -243,11 +243,9 @@ def _class_dim(logits: Tensor) -> int:
     return 0 if logits.dim() == 1 else 1
 
 
-def _sum_over_classes(phi, logits: Tensor, target: Tensor | None, weight: Tensor | None, dim: int) -> Tensor:
-    """Σ_c w_c t_c φ(−log p_c); a missing t or w is all ones."""
-    terms = phi(-F.log_softmax(logits, dim))
-    if target is not None:
-        terms = terms * target
+def _sum_over_classes(phi, logits: Tensor, target: Tensor | float, weight: Tensor | None, dim: int) -> Tensor:
+    """Σ_c w_c t_c φ(−log p_c), t the same for all classes where it is a number; a missing w is all ones."""
+    terms = phi(-F.log_softmax(logits, dim)) * target
     if weight is not None:
         terms = terms * weight.view([-1 if d == dim else 1 for d in range(terms.dim())])
     return terms.sum(dim)

@@ -65,6 +65,14 @@ def expm1_then_linear(x: Tensor, start: float | Tensor) -> Tensor:
     return torch.add(torch.expm1(below), line, alpha=math.exp(start))
 
 
+def one_minus_exp(x: Tensor) -> Tensor:
+    """1 − e^x for x ≤ 0, exact to rounding in value and derivative.
+
+    Autograd's derivative of expm1 is its result + 1, in which a small e^x is lost.
+    """
+    return torch.where(x > -1, -torch.expm1(x), 1 - torch.exp(x))
+
+
 def root_pair(ell: Tensor, k: float | Tensor, m: float | Tensor = 1.0) -> tuple[Tensor, Tensor]:
     """φ and φ′ of :func:`root_from_ce`, for where autograd does not look."""
     x = ell * (-1.0 / k)
@@ -113,7 +121,7 @@ def root_from_ce(cross_entropy: Tensor, k: float = 3.0, m: float = 3.0) -> Tenso
         If k or m is not a finite real number > 0.
     """
     _check(k, m)
-    return torch.expm1(cross_entropy * (-1.0 / k)) * -m
+    return one_minus_exp(cross_entropy * (-1.0 / k)) * m
 
 
 def rlo_from_ce(cross_entropy: Tensor, k: float = 3.0, m: float = 3.0) -> Tensor:
@@ -176,7 +184,7 @@ def root_loss(
     """
     _check(k, m)
     return class_loss(
-        lambda ell: -torch.expm1(ell * (-1.0 / k)),
+        lambda ell: one_minus_exp(ell * (-1.0 / k)),
         m,
         logits,
         target,

@@ -674,3 +674,38 @@ def test_a_parameter_that_is_learned_gets_its_gradient(name, first, batch):
     logits, target = batch[0].requires_grad_(), batch[1]
     value = torch.tensor(2.5, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda z, p: FUSED[name](z, target, **{first: p}), (logits, value))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"reduction": "none"}, {"label_smoothing": 0.1}, {"weight": torch.ones(2)}]
+)
+@pytest.mark.parametrize("k", [0.05, 1.0, 3.0])
+def test_roots_gradient_is_precise_where_p_is_small(k, options):
+    """(m/k) p^(1/k), which 1 − (1 − p^(1/k)) has lost long before it underflows."""
+    for share in (0.5, 5.0, 20.0, 60.0):  # ell / k
+        logits = torch.tensor([[0.0, -k * share]], requires_grad=True)
+        exact = logits.detach().double().requires_grad_()
+        target = torch.tensor([1])
+        for z in (logits, exact):
+            root_loss(z, target, k=k, m=1.0, **options).sum().backward()
+        ell = -torch.log_softmax(exact.detach(), 1)[0, 1]
+        if "label_smoothing" not in options:
+            wanted = torch.exp(-ell / k) / k * (1 - torch.exp(-ell))
+            torch.testing.assert_close(-exact.grad[0, 1], wanted, rtol=1e-9, atol=0)
+            torch.testing.assert_close(logits.grad.double(), exact.grad, rtol=2e-5, atol=0)
+        else:
+            torch.testing.assert_close(logits.grad.double(), exact.grad, rtol=2e-5, atol=1e-9)
+    torch.testing.assert_close(
+        torch.autograd.functional.jacobian(lambda ell: losses.root_from_ce(ell, k, 1.0), torch.tensor(40.0 * k)),
+        torch.tensor(math.exp(-40) / k), rtol=1e-4, atol=0,
+    )  # fmt: skip
+
+
+def test_smoothing_over_many_words_does_not_overflow_where_the_mean_does_not():
+    for k in (0.05, 0.5, 1.0):
+        logits = torch.zeros(2, 1000, requires_grad=True)
+        with torch.no_grad():
+            logits[:, 0] = 3.4e38
+        loss = rlo_loss(logits, torch.tensor([0, 1]), k=k, m=k, label_smoothing=0.1)
+        loss.backward()
+        assert loss.isfinite() and logits.grad.isfinite().all()
