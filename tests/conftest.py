@@ -62,7 +62,14 @@ def handlers_put_back():
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
+def undrawn(monkeypatch):
+    """Trainings draw nothing: pictures are most of the time of a short one, and test_cli_story.py looks at them."""
+    for name in ("report", "curves"):
+        monkeypatch.setattr(f"engine.{name}.picture", lambda figure: b"")
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, undrawn):
     """An empty directory to run in; signal handlers are put back afterwards."""
     monkeypatch.chdir(tmp_path)
     with handlers_put_back():
@@ -70,7 +77,7 @@ def here(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def cli(tmp_path, monkeypatch):
+def cli(tmp_path, monkeypatch, undrawn):
     """``cli("train.py", "--dataset", …)``: run a script of the project in `tmp_path`, in this process, on the CPU."""
     import torch
 

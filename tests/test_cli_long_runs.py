@@ -16,7 +16,7 @@ from engine.scores import Scores
 
 # No dropout and no batch norm: nothing that depends on how a batch is cut.
 CAIT = "--dataset digits --net CaiT --dimhead 64 --loss root --bs 100 --opt sgd --lr 0.05 --epochs 1".split()
-TINY = "--dataset digits --net vit_tiny --dimhead 64 --bs 128 --epochs 1".split()
+TINY = "--dataset digits --net vit_tiny --dimhead 16 --bs 128 --epochs 1".split()
 
 pytestmark = pytest.mark.usefixtures("here")
 

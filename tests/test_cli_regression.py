@@ -79,7 +79,7 @@ def test_same_seed_gives_the_same_table_but_for_the_seconds(tmp_path, no_picture
     capsys.readouterr()
 
 
-def test_separable_data_without_l2_are_said_to_have_no_minimum(tmp_path, capsys):
+def test_separable_data_without_l2_are_said_to_have_no_minimum(tmp_path, no_pictures, capsys):
     arguments = ["--margin", "0.5", "--l2", "0", "--k", "3", "--optimizer", "gd", "--max-iter", "50"]
     assert regression.main([*arguments, "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
@@ -161,8 +161,7 @@ def test_with_l2_scaled_strong_penalties_leave_corrected_probabilities_of_all_k_
     capsys.readouterr()
 
 
-@pytest.mark.slow
-def test_multinomial_data_with_a_step_of_its_own(tmp_path, capsys):
+def test_multinomial_data_with_a_step_of_its_own(tmp_path, no_pictures, capsys):
     arguments = [
         "--dataset",
         "wine",
@@ -181,7 +180,7 @@ def test_multinomial_data_with_a_step_of_its_own(tmp_path, capsys):
     assert "nesterov lr=0.02" in capsys.readouterr().out
 
 
-def test_divergence_exits_3_with_one_line_and_keeps_the_other_results(tmp_path, capsys):
+def test_divergence_exits_3_with_one_line_and_keeps_the_other_results(tmp_path, no_pictures, capsys):
     code = regression.main([*SMALL, "--optimizer", "gd", "--lr", "0.1", "1e5", "--out", str(tmp_path)])
     error = capsys.readouterr().err
     assert code == 3
@@ -248,8 +247,7 @@ def test_an_unknown_data_set_exits_2_without_a_traceback():
     assert "did you mean breast_cancer?" in result.stderr
 
 
-@pytest.mark.slow
-def test_a_test_file_and_a_target_by_name(tmp_path, capsys):
+def test_a_test_file_and_a_target_by_name(tmp_path, no_pictures, capsys):
     lines = [f"{i % 2},{i % 7},{(i * 5) % 11 + 4 * (i % 2)}" for i in range(40)]
     for name in ("train", "test"):
         (tmp_path / f"{name}.csv").write_text("sick,age,weight\n" + "\n".join(lines) + "\n")
@@ -290,7 +288,7 @@ def test_a_directory_of_another_program_is_refused_and_stays_as_it_was(tmp_path,
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "{}")]
 
 
-def test_flags_without_effect_are_said(tmp_path, capsys):
+def test_flags_without_effect_are_said(tmp_path, no_pictures, capsys):
     words = ["--dataset", "wine", "--n", "9", "--k", "2", "--l2", "0.1", "--optimizer", "newton", "--lr", "1"]
     assert regression.main([*words, "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr().out

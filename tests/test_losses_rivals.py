@@ -69,7 +69,7 @@ def test_flags_without_a_value_have_the_default_of_the_loss():
     ]  # fmt: skip
 
 
-def test_they_train_with_soft_labels_and_what_they_trained_with_is_recorded(tmp_path, capsys):
+def test_they_train_with_soft_labels_and_what_they_trained_with_is_recorded(here, tmp_path, capsys):
     flags = "--dataset digits --net vit_tiny --dimhead 16 --bs 512 --max-steps 1 --mixup 0.2 --label-smoothing 0.1"
     train.main(
         [*flags.split(), *"--loss apl --beta 0.5 --epsilon 1 --run-name run --out".split(), str(tmp_path)]

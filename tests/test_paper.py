@@ -67,7 +67,7 @@ def test_every_command_of_a_script_parses(name, tmp_path):
             PARSERS[script](words)
 
 
-def test_the_tuned_baseline_is_three_losses_at_three_rates_over_ten_seeds(tmp_path, monkeypatch, capsys):
+def test_the_tuned_baseline_is_three_losses_at_three_rates_over_ten_seeds(here, tmp_path, capsys):
     sweeps = [
         words for _, (script, *words) in commands("tuned_resnet18.sh", tmp_path) if script == "sweep.py"
     ]
@@ -81,7 +81,6 @@ def test_the_tuned_baseline_is_three_losses_at_three_rates_over_ten_seeds(tmp_pa
     assert all(len(runs) == 30 for runs in kinds.values())
 
     # And each loss takes two steps of the recipe, on images that need no download.
-    monkeypatch.chdir(tmp_path)
     sweeps = [
         w for _, (script, *w) in commands("tuned_resnet18.sh", tmp_path, "digits") if script == "sweep.py"
     ]
