@@ -1,4 +1,4 @@
-"""What every folder may import: the user's error, near matches, files that are whole, pictures.
+"""What every folder may import: the user's error, near matches, the machine, files that are whole, pictures.
 
 No torch at import time, so that command lines which only read names or runs start at once.
 """
@@ -59,6 +59,25 @@ def picture(figure: Any, form: str = "png", dpi: int = 110, **options: Any) -> b
         warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
         figure.savefig(image, format=form, dpi=dpi, **options)
     return image.getvalue()
+
+
+def cores() -> int:
+    """Processor cores of this process: its affinity, and its container's quota where that is lower."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        count = min(count, max(1, int(quota) // int(period)))
+    except (OSError, ValueError):  # no cgroup, or "max"
+        pass
+    return count
+
+
+def local_world_size() -> int:
+    """Processes of one torchrun on this machine, which share its cores and memory."""
+    try:
+        return max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    except ValueError:
+        return 1
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:

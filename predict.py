@@ -31,11 +31,11 @@ def predict(args):
     from data.images import find_images
     from engine.distributed import World
     from models import ModelError, load_run, net_facts, read_info
+    from models.run import weights_file
 
-    net, transform, class_names = load_run(args.run)
-    run = Path(args.run)
-    file = next(f for f in (run / "best.pt", run / "model.safetensors", run) if f.is_file())
-    info = read_info(file)
+    weights = weights_file(args.run)
+    net, transform, class_names = load_run(weights)
+    info = read_info(weights)
     scale = 1.0 if args.raw else info.logit_scale
     layout = torch.channels_last if net_facts(info.net).channels_last else torch.contiguous_format
     device = World(args.device).device

@@ -21,7 +21,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from common import UserError, write_atomically
+from common import UserError, cores, write_atomically
 from engine.cli import one_line_errors
 from engine.run_directory import RunDirectory, is_finished, run_name
 from flags import OF_THE_LOSS, SET_BY_SWEEP, grid_flags, one_name, parse_train, sweep_parser
@@ -236,7 +236,7 @@ def make_folders(todo):
 def run_all(todo, at_a_time):
     """Run the jobs, `at_a_time` together. Returns 0, 1 if one failed, or 143 or 130 if stopped."""
     environment = {**os.environ}
-    environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // at_a_time)))
+    environment.setdefault("OMP_NUM_THREADS", str(max(1, cores() // at_a_time)))
     signals, told, running, failed = [], 0, {}, []
     for number_ in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number_, lambda n, _: signals.append(n))

@@ -1,11 +1,10 @@
-"""uint8 in, training batch out: resize, crop, flip, RandAugment and normalise, a whole batch at a time."""
+"""uint8 in, batch out: crop, flip, RandAugment and normalise, a whole batch at a time, on the device."""
 
 from __future__ import annotations
 
 import torch
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as F
 
+from .images import resize_squares
 from .plan import Draws
 from .randaug import randaugment
 
@@ -62,23 +61,6 @@ def _crop_by_pixel(padded, size, index, top, left):
     channels = torch.arange(padded.shape[1], device=padded.device)[None, :, None, None]
     rows, columns = (top[:, None] + run)[:, None, :, None], (left[:, None] + run)[:, None, None, :]
     return padded[index[:, None, None, None], channels, rows, columns]
-
-
-def resize_squares(images: torch.Tensor, size: int, interpolation: str, crop_pct: float) -> torch.Tensor:
-    """Resize square images to ``size / crop_pct`` pixels, antialiased, and keep the centre, as timm does.
-
-    Parameters
-    ----------
-    images : Tensor of uint8, shape (B, C, H, H)
-    size : int
-        Height and width of the result.
-    interpolation : {'bilinear', 'bicubic'}
-    crop_pct : float
-    """
-    side = int(size / crop_pct)
-    if images.shape[-1] != side:
-        images = F.resize(images, [side, side], InterpolationMode(interpolation), antialias=True)
-    return F.center_crop(images, [size, size])
 
 
 class BatchTransform:

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from . import diskcache, labels
-from .augment import BatchTransform, pad_of, resize_squares
+from .augment import BatchTransform, pad_of
 from .errors import DataError, one_line
-from .images import evenly_spaced
+from .images import evenly_spaced, resize_squares
 from .loaders import TestLoader, TrainLoader
 from .options import DataOptions
 from .ranks import one_process_a_machine_first

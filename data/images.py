@@ -1,4 +1,4 @@
-"""Image files to square uint8 arrays, with Pillow and torchvision."""
+"""Images to squares of the size wanted, resized and cropped to their centre: from files, and of whole tensors."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 from torchvision.transforms import functional as F
+from torchvision.transforms.v2 import functional as v2
 
 from .errors import DataError, one_line
 
@@ -199,6 +201,23 @@ def unreadable(path: str, error: Exception) -> DataError:
     if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
         return DataError(f"{path}: refused, {one_line(error)}; remove the file or make the image smaller")
     return DataError(f"{path}: cannot be read as an image ({one_line(error)}); remove or replace the file")
+
+
+def resize_squares(images: torch.Tensor, size: int, interpolation: str, crop_pct: float) -> torch.Tensor:
+    """Resize square images to ``size / crop_pct`` pixels, antialiased, and keep the centre, as timm does.
+
+    Parameters
+    ----------
+    images : Tensor of uint8, shape (B, C, H, H)
+    size : int
+        Height and width of the result.
+    interpolation : {'bilinear', 'bicubic'}
+    crop_pct : float
+    """
+    side = int(size / crop_pct)
+    if images.shape[-1] != side:
+        images = v2.resize(images, [side, side], F.InterpolationMode(interpolation), antialias=True)
+    return v2.center_crop(images, [size, size])
 
 
 def evenly_spaced(n: int, count: int) -> np.ndarray:

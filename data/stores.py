@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from common import local_world_size
+
 from .augment import BatchTransform, crop, pad_of
 
 _CHUNK_BYTES = 64 << 20
@@ -125,14 +127,6 @@ class HostStore:
         """See `loaders.TestLoader`."""
         for a, b in parts:
             yield self._gather(torch.arange(a, b))
-
-
-def local_world_size() -> int:
-    """Processes of one torchrun on this machine, which share its cores and memory."""
-    try:
-        return max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    except ValueError:
-        return 1
 
 
 def available_host_memory() -> int:

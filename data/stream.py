@@ -8,7 +8,6 @@ Processes, not threads: decoding small images is mostly Python code, which threa
 from __future__ import annotations
 
 import atexit
-import os
 import signal
 import threading
 import weakref
@@ -20,10 +19,12 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from common import cores, local_world_size
+
 from .augment import BatchTransform
 from .errors import DataError
 from .images import decode, strict_pillow
-from .stores import Uploader, local_world_size
+from .stores import Uploader
 
 _GRACE_S = 60  # that a worker lives on after SIGTERM
 _NAMED = 5  # bad files named in an error
@@ -125,8 +126,7 @@ def _loader(paths: Sequence[str], how: Decoding, batches: _Batches, workers: int
 
 def usable_workers(workers: int) -> int:
     """`workers`, but no more than there are processor cores for this process."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(workers, max(1, cores // local_world_size()))
+    return min(workers, max(1, cores() // local_world_size()))
 
 
 def decode_all(

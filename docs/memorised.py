@@ -34,7 +34,7 @@ def memorised(run, data_dir=None):
     import torch
 
     from data import build_data
-    from models import build_model
+    from models import load_run, read_info
 
     flags = json.loads((run / "config.json").read_text())
     names = (
@@ -46,15 +46,12 @@ def memorised(run, data_dir=None):
         "val_split",
         "seed",
     )
-    checkpoint = torch.load(run / "last.pt", weights_only=True, map_location="cpu")
-    info = checkpoint["info"]
+    size = read_info(run / "last.pt").image_size
     data = build_data(
-        flags["dataset"], data_dir or flags["data_dir"], info["image_size"], 500, "cpu",
+        flags["dataset"], data_dir or flags["data_dir"], size, 500, "cpu",
         augment=False, **{name: flags[name] for name in names},
     )  # fmt: skip
-    net = build_model(info["net"], data.num_classes, data.image_size, info["patch_size"], info["dim"])
-    net.load_state_dict(checkpoint["model"])
-    net.eval()
+    net, _, _ = load_run(run / "last.pt")
     counts = dict.fromkeys(("right", "right_learned", "wrong", "wrong_learned", "wrong_corrected"), 0)
     with torch.inference_mode():
         for images, labels in data.train:

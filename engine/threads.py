@@ -8,16 +8,7 @@ import os
 import time
 from pathlib import Path
 
-
-def cores() -> int:
-    """Processor cores of this process: its affinity, and its container's quota where that is lower."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        count = min(count, max(1, int(quota) // int(period)))
-    except (OSError, ValueError):  # no cgroup, or "max"
-        pass
-    return count
+from common import cores, local_world_size
 
 
 class FreeCores:
@@ -47,9 +38,8 @@ class FreeCores:
         """Free cores, at least 1, shared out to the processes that torchrun started on this machine."""
         now, busy, ours = (after - before for after, before in zip(self._busy(), self._before, strict=True))
         others = (busy - ours) / now if now > 0.05 and busy == busy else 0.0
-        local = int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
         free = cores() - round(max(0.0, others))
-        return max(1, free // max(1, local))
+        return max(1, free // local_world_size())
 
 
 def set_threads(wanted: int, watch: FreeCores) -> tuple[int, str]:

@@ -182,8 +182,7 @@ def load_run(path: str | Path) -> tuple[nn.Module, Callable[..., Tensor], list[s
         No weights there, or none that say what net they are of.
     """
     # Decoding is the data's; imported here, where both meet.
-    from data.augment import resize_squares
-    from data.images import decode
+    from data.images import decode, resize_squares
 
     path = weights_file(path)
     info = read_info(path)

@@ -1,7 +1,6 @@
 """Any net of timm by name, and ViT-B/16 at 384 px for fine-tuning."""
 
 import contextlib
-import difflib
 import functools
 import socket
 from dataclasses import replace
@@ -11,6 +10,8 @@ import timm
 import torch
 from timm.layers import PatchEmbed
 from torch import nn
+
+from common import did_you_mean
 
 from .registry import (
     CNN,
@@ -43,9 +44,8 @@ def find_timm(name: str, pretrained: bool = False) -> Net:
     known = timm.list_models() + timm.list_pretrained()
     name = name if name in known else name.lower()
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=5)
-        hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models() lists them"
-        raise ModelError(f"timm has no net called {name!r}; {hint}")
+        hint = did_you_mean(name, known, 5) or "; timm.list_models() lists them"
+        raise ModelError(f"timm has no net called {name!r}{hint}")
     return Net(
         name=PREFIX + name,
         build=functools.partial(build_timm, name=name),

@@ -111,11 +111,12 @@ def test_memorised_counts_what_a_net_says_of_right_and_of_wrong_labels(tmp_path,
         def forward(self, images):
             return torch.nn.functional.one_hot(torch.full((len(images),), 7), 10).float()
 
-    monkeypatch.setattr(models, "build_model", lambda *args, **options: Sevens())
+    monkeypatch.setattr(models, "load_run", lambda path: (Sevens(), None, None))
     flags = vars(train.parse_args(["--dataset", "digits", "--label-noise", "0.4", "--seed", "3"])[0])
     (tmp_path / "config.json").write_text(json.dumps(flags))
-    info = {"net": "resnet20", "image_size": 8, "patch_size": 4, "dim": 512}
-    torch.save({"model": {}, "info": info}, tmp_path / "last.pt")
+    names, grey = list("0123456789"), (0.5, 0.5, 0.5)
+    info = models.ModelInfo("resnet20", 10, 8, names, grey, grey)
+    torch.save({"model": {}, "info": info.to_dict()}, tmp_path / "last.pt")
     memorised.main([str(tmp_path)])
     header, row = (line.split(",") for line in capsys.readouterr().out.splitlines())
     said = dict(zip(header, row, strict=True))
