@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 import compare
 import regression
@@ -106,4 +107,12 @@ def test_continuous_integration_runs_the_readmes_test_command():
     assert lines == [
         "python3 -m venv .venv && .venv/bin/pip install -r requirements-dev.txt && .venv/bin/python -m pytest"
     ]
-    assert "grep -m 1 'requirements-dev.txt.*pytest' README.md" in (ROOT / ".ci" / "run").read_text()
+    script = (ROOT / ".ci" / "run").read_text()
+    assert "grep -m 1 'requirements-dev.txt.*pytest' README.md" in script
+    needed = (ROOT / "requirements-dev.txt").read_text()
+    tools = re.findall(r"^\.venv/bin/(\w+)", script, re.MULTILINE)
+    assert tools and all(re.search(rf"^{tool}\b", needed, re.MULTILINE) for tool in tools)
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    (job,) = workflow["jobs"].values()
+    assert [step["run"] for step in job["steps"] if "run" in step] == ["bash .ci/run"]
+    assert "3.10" in job["strategy"]["matrix"]["python"]  # text: as a number it would be 3.1

@@ -67,8 +67,7 @@ def saved_step(run):
 def reference(tmp_path_factory):
     """A run of two processes that was left alone."""
     out = tmp_path_factory.mktemp("reference")
-    code, output = torchrun(2, "", flags_of(out, *FLAGS))
-    assert code == 0, output
+    assert codes_of(by_hand(2, "", flags_of(out, *FLAGS))) == [0, 0]
     return out / "run"
 
 
@@ -104,8 +103,7 @@ def test_a_killed_process_ends_the_other_within_a_minute(tmp_path, reference, ra
     assert codes[1 - rank] not in (0, None)
     run = tmp_path / "run"
     assert saved_step(run) == 4
-    code, output = torchrun(2, "", ["--resume", str(run)])
-    assert code == 0, output
+    assert codes_of(by_hand(2, "", ["--resume", str(run)])) == [0, 0]
     assert differences(run, reference) == []
 
 
