@@ -5,11 +5,14 @@ import json
 import math
 import os
 from argparse import ArgumentTypeError, Namespace
+from pathlib import Path
 
 import pytest
 import torch
 
+import common
 from common import UserError, write_atomically
+from data.stream import usable_workers
 from engine import checkpoint, optim
 from engine.cli import Parser, number
 from engine.distributed import World
@@ -362,3 +365,14 @@ def test_one_process_is_a_world_of_its_own():
     if not torch.cuda.is_available():
         with pytest.raises(UserError, match="--device cuda is not available"):
             World("cuda")
+
+
+def test_cores_are_those_of_the_containers_quota_shared_by_the_ranks_of_a_machine(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8), raising=False)
+    for quota, there in (("max 100000", 8), ("350000 100000", 3), ("50000 100000", 1)):
+        monkeypatch.setattr(Path, "read_text", lambda path, quota=quota: quota)
+        assert common.cores() == there
+    monkeypatch.setattr(Path, "read_text", lambda path: "400000 100000")
+    for ranks, there in (("", 4), ("2", 2), ("9", 1), ("two", 4)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks)
+        assert usable_workers(6) == there
