@@ -60,7 +60,7 @@ def cell(value):
 def table(rows):
     """Rows (dicts) as a Markdown table; columns of numbers are on the right."""
     names = list(dict.fromkeys(name for row in rows for name in row))
-    right = [all(isinstance(row.get(n, 0.0), int | float) for row in rows) for n in names]
+    right = [all(type(row.get(n, 0)) in (int, float) for row in rows) for n in names]
     rules = ["---:" if r else "---" for r in right]
     lines = [names, rules, *([cell(row.get(n, "")) for n in names] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -79,11 +79,17 @@ def write(results, where, out):
     """The JSON, and the page: a section for docs/results.md, with those below it that it has there."""
     command = " ".join(["python", "benchmarks/gpu_acceptance.py", *sys.argv[1:]])
     page = [f"### On {where.split(',')[0]}\n\n`{command}`: {where}.\n"]
-    shown = ("check", "result", "seconds")
-    page.append(table([{name: r[name] for name in shown} | {"what": r["what"]} for r in results]))
+    page.append(
+        table([
+            {
+                "check": r["check"], "seconds": r["seconds"], "what it says": r["what"],
+                "result": r["result"] + (f": {r['why']}" if r["why"] else ""),
+            }
+            for r in results
+        ])
+    )  # fmt: skip
     for r in results:
-        page += [f"\n**{r['check']}.** {r['what']}\n"] if r["rows"] or r["failures"] or r["why"] else []
-        page += [f"Skipped: {r['why']}."] if r["why"] else []
+        page += [f"\n**{r['check']}**\n"] if r["rows"] or r["failures"] else []
         page += [table(r["rows"])] if r["rows"] else []
         page += ["\n" + "\n".join(f"- **{failure}**" for failure in r["failures"])] if r["failures"] else []
     content = {"command": command, "machine": where, "checks": without_nan(results)}

@@ -89,7 +89,7 @@ def wait_nowhere(s, flags):
 def losses(s):
     """Values and gradients from float16, bfloat16 and float32 logits up to 200 apart, eager and compiled: finite,
     and those of float64 on the CPU, to the share of a sample's largest that is shown."""
-    tolerance = {torch.float32: 1e-4, torch.float16: 4e-3, torch.bfloat16: 2e-2}
+    tolerance = {torch.float32: 2e-4, torch.float16: 4e-3, torch.bfloat16: 2e-2}
     for name, compiled in itertools.product(loss_names(), (False,) if s.small else (False, True)):
         row = {"loss": name + ", compiled" * compiled}
         with s.case(row["loss"]):
@@ -132,17 +132,19 @@ def difference(s, ours, name, dtype, spread, case):
 
 @check
 def batches(s):
-    """Batches are the CPU's: pixels to 1e-5, with RandAugment to a grey level; labels exactly."""
+    """Batches are the CPU's: pixels to 1e-5, with RandAugment 99.9 % of them to a grey level; labels exactly."""
     register_random_images(300, 32)
     for options in ({}, {"cache": "ram"}, {"randaug": True}, {"channels_last": True}, {"augment": False}):
         plain, here = (
             list(build_data("random", ".", 32, 128, device, **options).train) for device in ("cpu", s.device)
         )
-        off = largest((a - b.cpu()).abs().max().item() for (a, _), (b, _) in zip(plain, here, strict=True))
-        allowed = 1.01 / 255 / 0.25 if options.get("randaug") else 1e-5
+        off = torch.cat([(a - b.cpu()).abs().flatten() for (a, _), (b, _) in zip(plain, here, strict=True)])
+        # a level more or less before Solarize or Posterize is many after it
+        allowed, some = (1.01 / 255 / 0.25, 1e-3) if options.get("randaug") else (1e-5, 0.0)
+        beyond = 1 - (off <= allowed).double().mean().item()
         shown = " ".join(f"{k}={v}" for k, v in options.items()) or "as they come"
-        s.rows.append({"batches": shown, "largest difference": off})
-        s.expect(off <= allowed, f"{options}: {off:g} off")
+        s.rows.append({"batches": shown, "largest difference": off.max().item(), "share beyond": beyond})
+        s.expect(beyond <= some, f"{options}: {beyond:g} of the pixels are more than {allowed:g} off")
         equal = all(torch.equal(a, b.cpu()) for (_, a), (_, b) in zip(plain, here, strict=True))
         s.expect(equal, f"{options}: other labels")
 
@@ -178,11 +180,13 @@ def compiled(s):
     """The losses of five steps and of a test after them, compiled and graphed, are the eager ones, in float32
     without dropout."""
     # Adam's first steps have the size of the learning rate for the smallest gradient, whose sign is rounding error
-    graph = [("adam", "--graph on", 0.03), ("sgd", "--graph on", 0.01)] if s.on_gpu else []
+    graph = (
+        [("adam --lr 0.001", "--graph on", 0.03), ("sgd --lr 0.02", "--graph on", 0.01)] if s.on_gpu else []
+    )
     for net in ["vgg11"] if s.small else ["resnet18", "vgg11", "swin_tiny"]:
-        for opt, how, allowed in [("sgd", "--compile on", 0.01), *graph]:
+        for opt, how, allowed in [("sgd --lr 0.02", "--compile on", 0.01), *graph]:
             with s.case(f"{net} {how}"):
-                flags = f"--net {net} --bs 16 --noamp --lr 0.001 --opt {opt}"
+                flags = f"--net {net} --bs 16 --noamp --opt {opt}"
                 got = []
                 for more in ("", how):
                     job = job_of(s, f"{flags} {more}", 80)

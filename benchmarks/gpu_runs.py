@@ -1,6 +1,7 @@
 """Checks of gpu_acceptance.py that start train.py: stopped and continued, out of memory, two processes."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -16,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 class Runs:
-    """Runs of train.py in a directory of their own; neither outlives the `with`."""
+    """Runs of train.py in a directory of their own; none outlives the `with`."""
 
     def __init__(self, *flags):
         self.flags, self.processes = flags, []
@@ -58,12 +59,17 @@ class Runs:
             raise RuntimeError(f"exit code {process.returncode}, not {code}: {said[-500:]}")
         return said
 
-    def stop(self, name, process, how):
-        """Send it the signal `how` after its first checkpoint."""
-        while process.poll() is None and not (self[name] / "last.pt").exists():
-            time.sleep(0.005)
-        process.send_signal(how)
-        self.end(process, 143 if how == signal.SIGTERM else -9)
+    def stop(self, *stopped):
+        """Send each (name, process, signal) its signal right after its first checkpoint, and wait for all."""
+        waiting = list(stopped)
+        while waiting:
+            for name, process, how in list(waiting):
+                if process.poll() is not None or (self[name] / "last.pt").exists():
+                    process.send_signal(how)
+                    waiting.remove((name, process, how))
+            time.sleep(0.002)
+        for _, process, how in stopped:
+            self.end(process, 143 if how == signal.SIGTERM else -9)
 
 
 def same_state(one, other):
@@ -83,22 +89,20 @@ def same_state(one, other):
 @check
 def resume(s):
     """Stopped by SIGTERM or kill -9 and continued, a --deterministic run ends bit for bit as an unbroken one."""
-    many = ["--epochs", 2, "--bs", 240] if s.small else ["--epochs", 20, "--bs", 64]
+    many = ["--epochs", 3, "--bs", 240] if s.small else ["--epochs", 20, "--bs", 64]
     flags = ["--dataset", "digits", "--net", "resnet20", "--device", s.device.type, "--deterministic"]
     with Runs(*flags, *many, "--save-every", 4, "--threads", 1) as runs:
         for process in [runs.start("--run-name", name) for name in ("unbroken", "again")]:
             runs.end(process)
         s.expect(same_state(runs["unbroken"], runs["again"]), "two unbroken runs differ")
-        stopped = [
-            (how, how.name, runs.start("--run-name", how.name)) for how in (signal.SIGTERM, signal.SIGKILL)
-        ]
-        for how, name, process in stopped:
-            runs.stop(name, process, how)
-        for name, process in [(name, runs.resume(name)) for _, name, _ in stopped]:
+        hows = {how.name: how for how in (signal.SIGTERM, signal.SIGKILL)}
+        runs.stop(*[(name, runs.start("--run-name", name), how) for name, how in hows.items()])
+        for name, process in [(name, runs.resume(name)) for name in hows]:
             said = runs.end(process)
-            from_step = next(line for line in said.splitlines() if line.startswith("run "))
+            first, last = re.search(r"^run .*, step (\d+) of (\d+)$", said, re.MULTILINE).groups()
+            s.expect(int(first) < int(last), f"{name}: it came after the last step")
             same = same_state(runs["unbroken"], runs[name])
-            s.rows.append({"stopped by": name, "continued": from_step.split(", ")[-1], "same": same})
+            s.rows.append({"stopped by": name, "continued after": f"step {first} of {last}", "same": same})
             s.expect(same, f"{name}: the run ends with other numbers")
 
 
@@ -109,7 +113,7 @@ def scaler(s):
     flags = ["--dataset", "digits", "--net", "resnet20", "--amp", "fp16", "--deterministic", "--epochs", 20]
     with Runs(*flags, "--save-every", 2) as runs:
         unbroken, process = (runs.start("--run-name", name) for name in ("unbroken", "stopped"))
-        runs.stop("stopped", process, signal.SIGTERM)
+        runs.stop(("stopped", process, signal.SIGTERM))
         runs.end(unbroken)
         runs.end(runs.resume("stopped"))
         same = same_state(runs["unbroken"], runs["stopped"])

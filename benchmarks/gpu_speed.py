@@ -15,9 +15,11 @@ from engine.graph import WARM_UP
 from engine.precision import is_out_of_memory
 from models import net_facts
 
+STEPS, SIZES = 30, [64, 128, 512]
 SIX = ["vit", "vit_small", "resnet18", "vgg19", "swin", "cait"]
-# Kernels that an eager step may launch, by tests/test_cuda_path.py's count and some 10 % on top
-KERNELS = {"vit": 1250, "resnet18": 430}
+# Kernels that an eager step may launch: those of tests/test_cuda_path.py, and 40 % on top for what only a GPU's
+# libraries know, parts of a matrix product for one
+KERNELS = {"vit": 1600, "resnet18": 530}
 # The aims at batch 512 on an H100: times the published loop, and share of the matrix products' rate
 TIMES_PUBLISHED, SHARE_OF_PEAK = {"resnet18": 5.0, "vit": 3.0}, {"vit": 0.4}
 
@@ -26,7 +28,7 @@ TIMES_PUBLISHED, SHARE_OF_PEAK = {"resnet18": 5.0, "vit": 3.0}, {"vit": 0.4}
 def speed(s):
     """Images a second, eager, compiled (at the largest batch; with --full at all) and graphed, beside the
     published-style loop and the rate of matrix products in the same run; the aims are those for an H100."""
-    steps, sizes = (2, [8]) if s.small else (30, [64, 128, 512])
+    steps, sizes = (2, [8]) if s.small else (STEPS, SIZES)
     for net in ["resnet20"] if s.small else SIX:
         for bs in sizes:
             row = {"net": net, "bs": bs}
@@ -35,8 +37,9 @@ def speed(s):
             s.rows.append(row)
             if s.on_gpu and bs == 512 and torch.cuda.get_device_capability(s.device) >= (9, 0):
                 for aims, what in ((TIMES_PUBLISHED, "times published"), (SHARE_OF_PEAK, "share of matmul")):
-                    got, wanted = row.get(what, math.nan), aims.get(net, 0)
-                    s.expect(got >= wanted, f"{net}: {what} {got:.2f}, the aim is {wanted:g}")
+                    if net in aims:
+                        got = row.get(what, math.nan)
+                        s.expect(got >= aims[net], f"{net}: {what} {got:.2f}, the aim is {aims[net]:g}")
 
 
 def rates_of(s, net, bs, steps, largest_batch, row):
@@ -53,7 +56,7 @@ def rates_of(s, net, bs, steps, largest_batch, row):
     def ours(**options):
         trainer = bench_train.our_trainer(SimpleNamespace(**vars(args) | options), net, s.device)
         bench_train.our_epoch(trainer, [batch] * (WARM_UP + 3))
-        if not work:
+        if not options:
             precision = trainer.precision
             work["type"] = precision.half if precision.mixed else torch.float32
             work["of a step"] = bench_train.count_flops(trainer, batch)
@@ -112,7 +115,8 @@ def profile(s):
             row = {"net": net, "budget": budget} | profile_of(seen.events(), count)
             s.rows.append(row)
             kernels = row["kernels a step"]
-            s.expect(0 < kernels <= budget, f"{net}: {kernels:.0f} kernels a step of {budget}")
+            s.expect(kernels, f"{net}: the profiler has seen no kernel; is it allowed to?")
+            s.expect(kernels <= budget, f"{net}: {kernels:.0f} kernels a step of {budget}")
 
 
 def profile_of(events, steps):

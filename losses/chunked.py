@@ -188,12 +188,9 @@ class ByWords(torch.autograd.Function):
         with torch.autocast(tokens.device.type, enabled=False):
             for rows in _slices(len(tokens), settings.chunk_size):
                 hidden = tokens[rows].to(settings.dtype)
-                if weight.dtype == settings.dtype:
-                    logits = at_least_float32(F.linear(hidden, *_block(weight, bias, slice(None), settings)))
-                else:
-                    logits = hidden.new_empty(len(hidden), len(weight))
-                    for words in _slices(len(weight), BLOCK):
-                        logits[:, words] = F.linear(hidden, *_block(weight, bias, words, settings))
+                logits = hidden.new_empty(len(hidden), len(weight), dtype=settings.precise)
+                for words in _slices(len(weight), BLOCK):
+                    logits[:, words] = F.linear(hidden, *_block(weight, bias, words, settings))
                 each, parts = _chunk(logits, labels[rows], None, settings, False)
                 for whole, part in zip((losses, *known), (each[:, None], *parts), strict=True):
                     whole[rows] = part

@@ -394,12 +394,17 @@ if __name__ == "__main__":
                     chosen.append(str(error))
         return chosen
 
-    def acceptance(cases: list[dict]) -> list[list[str]]:
-        """What the acceptance of GPUs says of waits in steps with these "flags"; "spoiled" steps wait."""
+    def acceptance(cases: list[dict]) -> list[dict]:
+        """Rows and failures of a check of the acceptance of GPUs: of "waits" in steps with these "flags", where
+        "spoiled" steps wait, or of another "check", small."""
+        import gpu_acceptance
         import gpu_checks
-        from gpu_setting import Setting
+        import gpu_speed
 
-        step, failures = Trainer.step, []
+        step, done = Trainer.step, []
+        torch.compile = lambda function, **_: function  # there is nothing to compile for
+        gpu_speed.SIX, gpu_speed.SIZES, gpu_speed.STEPS = ["vgg11"], [16], 2
+        gpu_checks.list_models = lambda: ["vit_timm"]
         for case in cases:
 
             def spoiled(self, *batch):
@@ -407,12 +412,10 @@ if __name__ == "__main__":
                 self.meter.rows.sum().item()
 
             Trainer.step = spoiled if case.get("spoiled") else step
+            gpu_checks.EVERY_STEP = {"steps": [case.get("flags")]}
             with fake_cuda():
-                gpu_checks.EVERY_STEP = {"steps": [case["flags"]]}
-                s = Setting(device=torch.device("cuda", 0), small=False, rows=[], failures=[])
-                gpu_checks.waits(s)
-                failures.append(s.failures)
-        return failures
+                done.append(gpu_acceptance.run(case.get("check", "waits"), torch.device("cuda", 0)))
+        return done
 
     SCENARIOS = {"steps": steps, "runs": runs, "precisions": precisions, "acceptance": acceptance}
     print(json.dumps([SCENARIOS[name](argument) for name, argument in json.loads(sys.argv[1]).items()]))

@@ -115,12 +115,19 @@ def test_randaugment_costs_sixty_kernels_and_precision_follows_what_the_gpu_comp
         assert fp16 == "float16 with a scaler" and off == "float32"
 
 
-def test_the_acceptance_of_gpus_sees_a_step_that_waits(stand_in, tmp_path):
+def test_the_acceptance_of_gpus_sees_a_step_that_waits_and_its_other_checks_run(stand_in, tmp_path):
     flags = "--net vgg11 --randaug --graph on"
-    (failures,) = fakecuda.scenarios(
-        stand_in, tmp_path, acceptance=[{"flags": flags}, {"flags": flags, "spoiled": True}]
-    )
-    assert failures[0] == [] and "synchronizing CUDA operation (item)" in failures[1][0]
+    cases = [
+        {"flags": flags},
+        {"flags": flags, "spoiled": True},
+        *({"check": c} for c in ("nets", "speed", "gap")),
+    ]
+    ((free, spoiled, nets, speed, gap),) = fakecuda.scenarios(stand_in, tmp_path, acceptance=cases)
+    assert not free["failures"] and free["rows"][0]["waited"] == "never"
+    assert "synchronizing CUDA operation (item)" in spoiled["failures"][0]
+    assert [r["net"] for r in nets["rows"]] == ["timm:vit_base_patch16_384"] and not nets["failures"]
+    figures = {"eager", "compiled", "graphed", "published", "share of matmul", "times published"}
+    assert set(speed["rows"][0]) >= figures and not speed["failures"] and not gap["failures"]
 
 
 def test_a_run_starts_stops_continues_and_is_tested(stand_in, tmp_path):

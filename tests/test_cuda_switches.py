@@ -9,8 +9,12 @@ from test_engine import ROW
 from common import UserError
 from engine import precision, run_directory
 from engine.cli import one_line_errors
+from engine.distributed import World
+from engine.optim import build_optimizer
 from engine.precision import Precision, choose_kernels
+from engine.trainer import Trainer
 from flags import FREE_ON_RESUME
+from losses import build_loss
 
 CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
 
@@ -55,6 +59,23 @@ def test_kernels_are_the_fastest_or_with_deterministic_always_the_same(switches,
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":0:0")
     with pytest.raises(UserError, match="unset it"):
         choose_kernels(CUDA, True)
+
+
+@pytest.mark.parametrize("options", [{}, {"clip_grad": 1.0, "accumulate": 2, "ema": 0.9}])
+def test_a_step_never_searches_the_net_for_its_parameters(monkeypatch, options):
+    net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
+    optimizer = build_optimizer("adam", net.parameters(), 0.1, 0.0, CPU)
+    trainer = Trainer(net, build_loss("root"), optimizer, World("cpu"), Precision(CPU), **options)
+    walks, named_members = [], torch.nn.Module._named_members
+    monkeypatch.setattr(
+        torch.nn.Module, "_named_members", lambda *a, **k: (walks.append(1), named_members(*a, **k))[1]
+    )
+    labels = torch.arange(8) % 4
+    for step in (1, 2):
+        trainer.step(torch.rand(8, 3), labels, labels, step, 0.1, 8)
+    assert not walks
+    list(net.parameters())
+    assert walks, "this is how it would be seen"
 
 
 def test_a_resumed_run_keeps_to_its_kernels():

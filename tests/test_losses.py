@@ -467,7 +467,7 @@ def test_binary_reductions_and_errors():
 # --- where they must run ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [*CLASS_LOSSES, "root 0.05", "rlo 0.05"])
+@pytest.mark.parametrize("name", AT_EVERY_K)
 def test_compiles_without_graph_breaks(name, batch):
     logits, target = batch[0].float(), batch[1]
     for options in ({}, {"label_smoothing": 0.1, "weight": torch.arange(5.0)}):

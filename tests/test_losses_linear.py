@@ -192,16 +192,14 @@ class Held(TorchDispatchMode):
 
 @both
 @pytest.mark.parametrize("reduction", ["mean", "none"])
-@pytest.mark.parametrize("products", [torch.bfloat16, torch.float32])
-def test_half_precision_on_a_cpu_holds_little_more_than_its_gradients(name, products, reduction, monkeypatch):
+def test_half_precision_on_a_cpu_holds_little_more_than_its_gradients(name, reduction):
     """Not the float32 copy of the weight that it is multiplied in, nor a float32 gradient."""
-    monkeypatch.setattr(linear, "_product_dtype", lambda dtype, device: products)
     hidden, weight, _, target = problem(tokens=256, dim=96, words=6000, dtype=torch.bfloat16)
     with Held() as held:
         PAIRS[name][0](hidden, weight, target, reduction=reduction, chunk_size=32).sum().backward()
     gradients = hidden.grad.nbytes + weight.grad.nbytes
     copy = 4 * weight.numel()
-    assert gradients < held.peak < gradients + copy / 2
+    assert gradients < held.peak < gradients + copy / 3
 
 
 @both
