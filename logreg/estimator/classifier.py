@@ -19,8 +19,8 @@ from .separation import COMPLETE, QUASI, separation_at
 
 OBJECTIVES = ("rlo", "logistic")
 SOLVERS = ("lbfgs", "newton")
-# Where L-BFGS has come to the end of float64, or has taken FEW iterations and 10 times as many as there are
-# weights, Newton steps go on from there, for this many weights at most.
+# Newton steps continue where L-BFGS stops short of tol: at the precision of float64, or after FEW iterations
+# and 10 times as many as there are weights. For this many weights at most.
 LARGEST_POLISH = 1000
 FEW = 300
 
@@ -204,7 +204,7 @@ class RootedLogisticRegression(LinearClassifierMixin, SparseCoefMixin, BaseEstim
         """The scaled weights and the number of iterations; warns where the gradient is still above tol."""
 
         def largest(gradient):
-            return scaling.largest_gradient(gradient, objective.rows, self.tol)
+            return scaling.largest_gradient(gradient, objective.rows, self.tol, objective.mean_slope)
 
         options = {"tol": self.tol, "measure": largest}
         polish = self.solver == "lbfgs" and objective.size <= LARGEST_POLISH

@@ -79,10 +79,11 @@ class Objective:
         self.size = self.rows * self.columns
         weight = np.ones(len(y)) if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
         self.share = weight / weight.sum()
+        self.mean_slope = 1.0  # Σ s_i φ′(ℓ_i) / Σ s_i where the gradient was computed last
         # Classes before samples, (1, C, n): torch vectorises a softmax over a dimension that is not the last,
         # which makes it several times faster for few classes.
         self._target = torch.as_tensor(y, dtype=torch.int64)[None]
-        self._sign = 2.0 * self._target[0] - 1
+        self._other = 1 - 2.0 * self._target[0]  # the sign of a score that is wrong
         self._one_hot = F.one_hot(self._target, n_classes).transpose(1, 2).to(torch.float64).contiguous()
         if k is not None:
             # Beyond ℓ/k ≈ 691 the loss continues as its tangent, so its slope stops growing there.
@@ -115,12 +116,15 @@ class Objective:
         Of two classes ℓ = log(1 + e^(−t)) has all its digits also where it is 1e-300, far out on separable data.
         """
         if self.rows == 1:
-            entropy = F.softplus(-self._sign * scores[0], threshold=50)  # beyond, the log1p rounds to this
+            entropy = F.softplus(self._other * scores[0], threshold=50)  # beyond, the log1p rounds to this
         else:
             entropy = F.cross_entropy(scores[None], self._target, reduction="none")[0]
         if self.k is None:
             return entropy
-        return expm1_then_linear(entropy * (1 / self.k), self._exact_range) * self.k
+        x = entropy * (1 / self.k)
+        if x.max() <= self._exact_range:  # nearly always; the rest of the function weighs on small data
+            return torch.expm1(x) * self.k
+        return expm1_then_linear(x, self._exact_range) * self.k
 
     def value_and_gradient(self, w):
         """F and ∇F at the flat weights `w`: float, ndarray of shape (size,).
@@ -138,7 +142,12 @@ class Objective:
             gradient[:, :d] -= np.outer(residual.sum(axis=1), self.centre)
         if self.fit_intercept:
             gradient[:, d] = residual.sum(axis=1)
+        if self.rows > 1:
+            # A shift common to all classes changes no loss. What rounding says of it can outweigh the penalty.
+            gradient -= gradient.mean(axis=0)
         value = float(losses @ self.share)
+        if self.k is not None:
+            self.mean_slope = 1 + value / self.k
         if self._penalised:
             pull = self.l2 * W[:, :d]
             gradient[:, :d] += pull
@@ -146,13 +155,12 @@ class Objective:
         return value, gradient.ravel()
 
     def _losses_and_pulls(self, w):
-        with torch.inference_mode():
-            scores = torch.from_numpy(np.ascontiguousarray(self.scores(w)))
-            losses = self._sample_losses(scores).numpy()
-            if self.rows == 1:
-                residual = (torch.sigmoid(-self._sign * scores) * -self._sign).numpy()
-            else:
-                residual = torch.softmax(scores[None], dim=1).sub_(self._one_hot)[0].numpy()
+        scores = torch.from_numpy(np.ascontiguousarray(self.scores(w)))
+        losses = self._sample_losses(scores).numpy()
+        if self.rows == 1:
+            residual = torch.sigmoid(self._other * scores).mul_(self._other).numpy()
+        else:
+            residual = torch.softmax(scores[None], dim=1).sub_(self._one_hot)[0].numpy()
         factor = self.share
         if self.k is not None:
             factor = np.minimum(losses * self._share_over_k + factor, self._largest_factor)
@@ -285,7 +293,7 @@ class Objective:
         """min_i (z_y − max_{c≠y} z_c) / ‖W‖ over the training data; positive: every sample is on its side."""
         scores = torch.from_numpy(self.scores(w))
         if self.rows == 1:
-            margins = self._sign * scores
+            margins = -self._other * scores
         else:
             margins = scores.gather(0, self._target) - scores.masked_fill(
                 self._one_hot[0].bool(), -math.inf

@@ -91,14 +91,15 @@ class Scaling:
         intercept = W[:, d] - coef @ self.mean if W.shape[1] > d else np.zeros(rows)
         return coef, intercept
 
-    def largest_gradient(self, gradient, rows, tol):
+    def largest_gradient(self, gradient, rows, tol, slope=1.0):
         """The largest entry of ∇F, in the scaled variables and in those of X, whichever is larger.
 
         A small gradient in X's units alone means nothing for a column of 1e-8, one in the scaled
         variables nothing to someone who checks it in X's units. Where `tol` is below what float64 resolves
-        of a column's gradient, that is asked for instead.
+        of a column's gradient, whose terms are as large as φ's mean `slope`, that is asked for instead; in the
+        scaled variables at most `slope` times `tol`.
         """
-        scaled = np.abs(gradient).max()
+        scaled = np.abs(gradient).max() / max(1, min(slope, RESOLUTION * slope / tol))
         if not scaled <= tol:  # far from the end, where most calls are, the rest would not matter
             return scaled
         G = gradient.reshape(rows, -1)
@@ -106,5 +107,5 @@ class Scaling:
         own = self.d * G[:, :d]
         if G.shape[1] > d:
             own = own + self.mean * G[:, d:]
-        own = np.abs(own) / np.maximum(1, self._floor / tol)
+        own = np.abs(own) / np.maximum(1, self._floor * (slope / tol))
         return max(scaled, own.max())
