@@ -41,6 +41,11 @@ def export(args):
     from models.run import weights_file
 
     weights = weights_file(args.run)
+    # best_ema.pt makes model_ema.onnx, as train.py calls its model_ema.safetensors
+    out = weights.with_name(f"{weights.stem.replace('best', 'model')}.{args.format}")
+    out = Path(args.out or out)
+    if out.is_file() and out.suffix != f".{args.format}":
+        raise UserError(f"{out} exists, and is no .{args.format} file; give another --out")
     net, transform, _ = load_run(weights)
     info = read_info(weights)
     images, whose = test_images(args.images, info, transform)
@@ -55,7 +60,6 @@ def export(args):
     said = f"largest difference of a logit {difference:.1e} on {len(images)} {whose}"
     if not difference <= TOLERANCE:  # nor NaN
         raise UserError(f"the {args.format} file would say something else: {said}, more than {TOLERANCE:g}")
-    out = Path(args.out) if args.out else weights.with_name(f"model.{args.format}")
     write_atomically(out, lambda file: file.write(content))
     print(f"{out}: {said}")
 

@@ -25,6 +25,11 @@ FREE_ON_RESUME = {
     "epochs", "max_steps", "data_dir", "cache", "workers", "device", "save_every", "wandb", "dataset",
 }  # fmt: skip
 
+# Flags that say what is made of the training images; testing a run on other data does without.
+OF_THE_TRAINING_IMAGES = (
+    "val_split", "label_noise", "label_noise_kind", "train_labels", "label_column", "imbalance",
+)  # fmt: skip
+
 # Flags that are parameters of a loss; those of None have the default of the loss that is chosen.
 OF_THE_LOSS = ("k", "m", "alpha", "beta", "gamma", "epsilon")
 DEFAULT_BASELINE = "loss=ce"
@@ -245,7 +250,7 @@ def predict_parser(documentation: str = "Predict.\n\npython predict.py") -> Pars
     # fmt: off
     add("run", metavar="RUN", help="a run directory, or its best.pt or model.safetensors")
     add("images", nargs="+", metavar="IMAGE", help="image files, or folders that are searched for some")
-    add("--top", type=number(int, 1), default=3, metavar="N", help="classes an image")
+    add("--top", type=number(int, 1), metavar="N", help="classes an image (default: 3, or all of fewer)")
     add("--csv", default="", metavar="FILE", help="write CSV there (default: a table on a terminal, else CSV)")
     add("--raw", action="store_true", help="plain softmax, not corrected for the loss (docs/losses.md)")
     add("--bs", type=number(int, 1, 10**6), default=128, metavar="N", help="images at a time")

@@ -13,6 +13,8 @@ from common import UserError
 from engine.cli import one_line_errors
 from flags import predict_parser
 
+HEADER = b"image,class1,"  # how our tables begin
+
 
 def main(argv=None):
     args = predict_parser(__doc__).parse_args(argv)
@@ -48,6 +50,7 @@ def predict(args):
         if not found:
             raise UserError(f"folder {name} has no images in it")
         paths += found
+    args.top = args.top or min(3, len(class_names))
     if args.top > len(class_names):
         raise ModelError(f"--top {args.top}: the net knows {len(class_names)} classes")
 
@@ -101,7 +104,11 @@ class writer:
 
     def __init__(self, args):
         try:
-            self.file = open(args.csv, "w", newline="") if args.csv else sys.stdout
+            if args.csv and not _is_ours(Path(args.csv)):  # --csv photos/* took the first for its file
+                raise UserError(f"{args.csv} exists, and is no table of predict.py; give another --csv")
+            # names of files need not be text
+            how = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}
+            self.file = open(args.csv, "w", **how) if args.csv else sys.stdout
         except OSError as error:
             raise UserError(f"cannot write {args.csv}: {error.strerror}; give another --csv") from None
         self.table = self.file is sys.stdout and sys.stdout.isatty()
@@ -122,6 +129,14 @@ class writer:
     def __exit__(self, *_):
         if self.file is not sys.stdout:
             self.file.close()
+
+
+def _is_ours(path):
+    """Whether a file may be written over: it is new, empty, one of ours, or no file (/dev/stdout)."""
+    if not path.is_file():
+        return True
+    with open(path, "rb") as file:
+        return file.read(len(HEADER)) in (b"", HEADER)
 
 
 if __name__ == "__main__":

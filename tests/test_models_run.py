@@ -1,6 +1,8 @@
 """A trained net that stands alone: its file, its pixels, and export.py."""
 
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from PIL import Image
 import data
 import export
 import models
+import predict
 
 
 def info_for(net="resnet20", **changes):
@@ -161,6 +164,41 @@ def test_exported_file_says_the_same_for_any_number_of_images(tmp_path, capsys, 
         for count in (1, 2, 3):
             images = transform(paths[:count])
             torch.testing.assert_close(again(images), model(images), rtol=0, atol=1e-5)
+
+
+def test_predict_and_export_write_over_their_own_files_alone(tmp_path, capsys, monkeypatch):
+    """A shell expands `--csv photos/*` so that the first picture is the file to write."""
+    monkeypatch.chdir(tmp_path)
+    run = Path("run")
+    save_run(run, num_classes=2, class_names=["cat", "dog"])
+    image = Path(os.fsdecode(b"caf\xe9.png"))  # no UTF-8, as archives made elsewhere have names
+    Image.new("RGB", (16, 16), "red").save(image)
+    predict.main(["run", str(image)])  # two classes are all there are, though the default is three
+    assert len(capsys.readouterr().out.splitlines()[1].split(",")) == 5
+    other = Path("other.png")
+    other.write_bytes(image.read_bytes())
+    words = (
+        ["--csv", "other.png"],
+        ["--csv", "run/best.pt"],
+        ["--out", "run/best.pt"],
+        ["--out", "other.png"],
+    )
+    before = {path: path.read_bytes() for path in (other, run / "best.pt")}
+    for name, file in words:
+        with pytest.raises(SystemExit) as stop:
+            export.main(["run", "--format", "pt2", name, file]) if name == "--out" else predict.main(
+                ["run", str(image), name, file]
+            )
+        line = capsys.readouterr().err
+        assert stop.value.code == 2 and f"give another {name}" in line and line.count("\n") == 1
+    assert before == {path: path.read_bytes() for path in before}
+    for _ in range(2):  # the second goes over the first
+        predict.main(["run", str(image), "--csv", "out.csv"])
+    assert os.fsencode(image) in Path("out.csv").read_bytes()
+    # the weights' average has a name of its own
+    (run / "best.pt").rename(run / "best_ema.pt")
+    export.main(["run/best_ema.pt", "--format", "safetensors", "--images", str(image)])
+    assert (run / "model_ema.safetensors").is_file()
 
 
 def test_a_file_that_says_something_else_is_not_written(tmp_path, monkeypatch, capsys):
