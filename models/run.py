@@ -118,7 +118,7 @@ def read_info(path: str | Path) -> ModelInfo | None:
     """
     path = Path(path)
     content = read_file(path)
-    if path.suffix == ".safetensors":
+    if path.suffix.lower() == ".safetensors":
         with safetensors.safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get("info")
         try:

@@ -19,10 +19,12 @@ from common import UserError, load_tensors
 from .registry import ModelError
 
 # Where training scripts keep the weights in their checkpoints; what is averaged is what they would test.
-_NESTED = ("state_dict_ema", "model_ema", "model", "state_dict", "net", "module")
+_NESTED = (
+    "state_dict_ema", "model_ema", "ema_state_dict", "params_ema", "ema",
+    "model", "state_dict", "model_state_dict", "params", "net", "module",
+)  # fmt: skip
 _COUNTERS = ("n_averaged",)  # torch's AveragedModel counts beside its weights
 _WRAPPERS = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile prepend
-_ATTRIBUTES = ("model.", "net.", "backbone.")  # where Lightning modules keep the net that they train
 
 _log = logging.getLogger(__name__)
 
@@ -50,7 +52,7 @@ def load_checkpoint(model: nn.Module, path: str | Path, *, new_head: bool = True
         The file cannot be read as plain tensors, or does not fit; the first few keys are named.
     """
     own = model.state_dict()
-    state = _filter_like_timm(model, _strip_attribute(read_state_dict(path), own), path)
+    state = _filter_like_timm(model, _strip_attribute(read_state_dict(path), own, path), path)
     fresh = []  # heads
     for head in head_names(model):
         keys = [key for key in (f"{head}.weight", f"{head}.bias") if key in own]
@@ -78,6 +80,11 @@ def load_checkpoint(model: nn.Module, path: str | Path, *, new_head: bool = True
             f"checkpoint {path} does not fit this net: {'; '.join(problems)}; "
             "give the net and sizes that it was made with"
         )
+    broken = [key for key, value in fitting.items() if value.is_floating_point() and value.isnan().any()]
+    if broken:
+        raise ModelError(
+            f"checkpoint {path} has NaN in {_first_few(broken)}: its training diverged; give an earlier one"
+        )
     for classes in fresh:
         _log.warning("%s has no head of %d classes: that layer starts afresh", path, classes)
 
@@ -102,7 +109,7 @@ def read_file(path: str | Path) -> object:
     """
     path = Path(path)
     try:
-        if path.suffix == ".safetensors" and os.path.isfile(path):
+        if path.suffix.lower() == ".safetensors" and os.path.isfile(path):
             try:
                 return safetensors.torch.load_file(path)
             except Exception as error:  # safetensors' own errors have no public base
@@ -131,20 +138,36 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         .safetensors file has no checksums: damage in the numbers themselves goes unnoticed there.
     """
     content = read_file(path)
-    for _ in range(len(_NESTED)):  # a mapping may hold itself
-        inner = [content[key] for key in _NESTED if isinstance(content, Mapping) and key in content]
-        content = next((value for value in inner if isinstance(value, Mapping)), content)
-    content = dict(content) if isinstance(content, Mapping) else {}
-    for name in _COUNTERS:
-        content.pop(name, None)
-    in_the_way = [str(item[0]) for item in content.items() if not _is_entry(item)]
-    if in_the_way or not content:
+    found = _weights_in(content, path)
+    if found is None:
+        for _ in range(len(_NESTED)):  # a mapping may hold itself
+            inner = [content[key] for key in _NESTED if isinstance(content, Mapping) and key in content]
+            content = next((value for value in inner if isinstance(value, Mapping)), content)
+        content = content if isinstance(content, Mapping) else {}
+        in_the_way = [str(item[0]) for item in content.items() if not _is_entry(item)]
         what = f"; in the way: {_first_few(in_the_way)}" if in_the_way else ""
         raise ModelError(
             f"checkpoint {path} holds no state dict (a mapping from names to plain tensors){what}; "
             "save the net's state_dict()"
         )
-    return {_strip_wrappers(key): value for key, value in content.items()}
+    return {_strip_wrappers(key): value for key, value in found.items()}
+
+
+def _weights_in(content: object, path: str | Path, depth: int = 4) -> Mapping[str, Tensor] | None:
+    """The mapping of tensors in what a trainer saved: at its usual place, or the only one that is there."""
+    if not isinstance(content, Mapping) or not depth:
+        return None
+    entries = {key: value for key, value in content.items() if key not in _COUNTERS}
+    if entries and all(map(_is_entry, entries.items())):
+        return entries
+    named = {key: value for key, value in content.items() if isinstance(key, str)}
+    found = {key: w for key, v in named.items() if (w := _weights_in(v, path, depth - 1)) is not None}
+    usual = next((key for key in _NESTED if key in found), None)
+    if usual is None and len(found) > 1:
+        raise ModelError(
+            f"checkpoint {path} holds several nets ({_first_few(list(found))}); save the state_dict() of one"
+        )
+    return found[usual or next(iter(found))] if found else None
 
 
 def _is_entry(item: tuple) -> bool:
@@ -159,11 +182,24 @@ def _strip_wrappers(key: str) -> str:
     return key
 
 
-def _strip_attribute(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Leave out the attribute that all names share, unless the net's own names have it too."""
-    for prefix in _ATTRIBUTES:
-        if all(key.startswith(prefix) for key in state) and not any(key.startswith(prefix) for key in own):
-            return {_strip_wrappers(key.removeprefix(prefix)): value for key, value in state.items()}
+def _strip_attribute(state: dict[str, Tensor], own: Mapping[str, Tensor], path: object) -> dict[str, Tensor]:
+    """The part of the names below the attribute where a Lightning module, say, keeps the net that it trains.
+
+    What lies beside it (the loss's class weights, a metric) is left out and named in the log.
+    """
+    known = {key.partition(".")[0] for key in own}
+    while not state.keys() & own.keys():
+        parts: dict[str, dict[str, Tensor]] = {}
+        for key, value in state.items():
+            first, _, rest = key.partition(".")
+            parts.setdefault(first, {})[_strip_wrappers(rest)] = value
+        fits = [n for n in parts if len(parts) == 1 or parts[n].keys() & own.keys()]
+        if len(fits) != 1 or fits[0] in known or "" in parts[fits[0]]:
+            break
+        beside = [key for key in state if key.partition(".")[0] != fits[0]]
+        if beside:
+            _log.warning("%s: left out %s, beside the net", path, _first_few(beside))
+        state = parts[fits[0]]
     return state
 
 

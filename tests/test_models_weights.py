@@ -31,18 +31,27 @@ def state():
     return small_vit().state_dict()
 
 
-@pytest.mark.parametrize("nested", [None, "model", "state_dict", "net"])
+@pytest.mark.parametrize("nested", [None, "model", "state_dict", "net", "model_state_dict", "weights"])
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
 def test_torch_checkpoint_loads_whatever_wrapped_it(tmp_path, state, nested, prefix):
     content = {prefix + key: value for key, value in state.items()}
     if nested:
-        content = {nested: content, "epoch": 3}
+        optimizer = torch.optim.Adam([torch.nn.Parameter(torch.ones(2))])
+        optimizer.param_groups[0]["params"][0].sum().backward()
+        optimizer.step()
+        # what trainers keep beside it may be called as weights are elsewhere
+        content = {
+            "epoch": 3,
+            "optimizer": optimizer.state_dict(),
+            "net_config": {"depth": 4},
+            nested: content,
+        }
     torch.save(content, tmp_path / "net.pth")
     assert_same_weights(small_vit(checkpoint=tmp_path / "net.pth"), state)
 
 
-@pytest.mark.parametrize("attribute", ["model.", "net.", "backbone.", "model._orig_mod."])
-def test_lightning_checkpoint_loads(tmp_path, state, attribute):
+@pytest.mark.parametrize("attribute", ["model.", "backbone.", "model._orig_mod.", "_net.", "module.encoder."])
+def test_lightning_checkpoint_loads(tmp_path, state, attribute, caplog):
     content = {
         "epoch": 1,
         "pytorch-lightning_version": "2.4.0",
@@ -52,6 +61,34 @@ def test_lightning_checkpoint_loads(tmp_path, state, attribute):
     }
     torch.save(content, tmp_path / "last.ckpt")
     assert_same_weights(small_vit(checkpoint=tmp_path / "last.ckpt"), state)
+    assert not caplog.records
+    content["state_dict"]["criterion.weight"] = torch.ones(5)
+    torch.save(content, tmp_path / "last.ckpt")
+    assert_same_weights(small_vit(checkpoint=tmp_path / "last.ckpt"), state)
+    assert "left out criterion.weight" in caplog.text
+
+
+def test_several_nets_in_one_file_are_refused_and_settings_called_model_are_none(tmp_path, state):
+    for content in (
+        {"student": state, "teacher": state},
+        {"generator": state, "discriminator": {"w": state["head.1.bias"]}},
+    ):
+        torch.save(content, tmp_path / "net.pth")
+        with pytest.raises(models.ModelError, match=r"several nets .*; save the state_dict"):
+            small_vit(checkpoint=tmp_path / "net.pth")
+    both = {f"{who}.{key}": value for who in ("student", "teacher") for key, value in state.items()}
+    torch.save(both, tmp_path / "net.pth")
+    with pytest.raises(models.ModelError, match=r"missing .*unexpected student"):
+        small_vit(checkpoint=tmp_path / "net.pth")
+    torch.save({"model": {"name": "vit", "depth": 4}, "state_dict": state}, tmp_path / "net.pth")
+    assert_same_weights(small_vit(checkpoint=tmp_path / "net.pth"), state)
+
+
+def test_weights_of_a_training_that_diverged_are_refused(tmp_path, state):
+    state["head.1.bias"] = state["head.1.bias"] * float("nan")
+    torch.save(state, tmp_path / "net.pth")
+    with pytest.raises(models.ModelError, match=r"NaN in head\.1\.bias: .* diverged"):
+        small_vit(checkpoint=tmp_path / "net.pth")
 
 
 @pytest.mark.parametrize(
@@ -70,7 +107,7 @@ def test_plain_data_beside_the_weights_loads(tmp_path, state, beside):
     assert_same_weights(small_vit(checkpoint=tmp_path / "net.pth.tar"), state)
 
 
-@pytest.mark.parametrize("nested", ["state_dict_ema", "model_ema"])
+@pytest.mark.parametrize("nested", ["state_dict_ema", "model_ema", "ema"])
 def test_averaged_weights_are_taken_before_the_last_ones(tmp_path, state, nested):
     last = {key: value + 1 for key, value in state.items()}
     torch.save({"state_dict": last, nested: state}, tmp_path / "net.pth")
@@ -99,6 +136,8 @@ def test_what_is_in_the_way_is_named(tmp_path, state, beside, named):
 def test_safetensors_load(tmp_path, state):
     save_file(state, tmp_path / "net.safetensors")
     assert_same_weights(small_vit(checkpoint=str(tmp_path / "net.safetensors")), state)
+    (tmp_path / "net.safetensors").rename(tmp_path / "NET.SAFETENSORS")
+    assert_same_weights(small_vit(checkpoint=str(tmp_path / "NET.SAFETENSORS")), state)
 
 
 @pytest.mark.parametrize(
