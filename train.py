@@ -20,7 +20,7 @@ from pathlib import Path
 from common import EXIT_DIVERGED, UserError
 from data import DataOptions
 from engine.cli import one_line_errors
-from flags import FREE_ON_RESUME, OF_THE_LOSS, parse_train, train_parser
+from flags import FREE_ON_RESUME, OF_THE_LOSS, OF_THE_TRAINING_IMAGES, one_name, parse_train, train_parser
 
 # Compiling takes a minute or so; --compile auto spends it only on runs that have the steps to earn it back.
 COMPILE_FROM_STEPS = 2000
@@ -83,6 +83,9 @@ def train(args, typed):
         raise UserError("--wandb needs the package wandb: pip install wandb")
     if args.resume not in ("", "auto"):
         config = take_flags_of(args.resume, args, typed, FREE_ON_RESUME, train_parser(__doc__))
+        if args.eval_only and one_name(args.dataset) != one_name(config["dataset"]):
+            for flag in OF_THE_TRAINING_IMAGES:
+                setattr(args, flag, train_parser().get_default(flag))
     elif args.eval_only and not args.checkpoint:
         raise UserError("--eval-only needs weights to test: --resume RUN_DIR or --checkpoint FILE")
     name = run_name(vars(args))  # before the default learning rate is filled in
@@ -157,6 +160,8 @@ def build(args, typed, world, stop, known_data=None):
 
     # What the net wants, or what it was trained with; else the data set's own.
     best = Path(args.resume) / "best.pt" if args.resume and args.eval_only else args.checkpoint
+    if args.resume and not args.eval_only and not Path(best).is_file():
+        best = ""  # the run has long had its weights from it
     info = read_info(best) if best else None
     if info and args.eval_only:
         for flag, value in (("net", info.net), ("patch", info.patch_size), ("dimhead", info.dim)):
@@ -185,6 +190,11 @@ def build(args, typed, world, stop, known_data=None):
     weight = None
     if args.class_weights == "balanced" and data.train:
         counts = torch.tensor(data.class_counts, dtype=torch.float32)
+        if not counts.all():
+            absent = data.class_names[int(counts.argmin())]
+            raise UserError(
+                f"--class-weights balanced: no training image has the label {absent!r}; leave it out"
+            )
         weight = counts.sum() / (len(counts) * counts)
     smoothing = {"label_smoothing": args.label_smoothing} if args.label_smoothing else {}
     loss = build_loss(args.loss, **loss_options, **smoothing, weight=weight)

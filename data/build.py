@@ -59,6 +59,8 @@ class Data:
         Training images with each label; empty without training images.
     wrong_labels : float
         Share of the training labels that differ from the set's own.
+    labels_digest : str
+        Of the training labels; empty without training images.
     clean_train_labels : Tensor of int64, shape (N,)
         The set's own labels of the training images, on the device: `train.index` picks a batch's.
     test_paths : list of str or None
@@ -82,6 +84,7 @@ class Data:
     fingerprint: str
     class_counts: list[int]
     wrong_labels: float
+    labels_digest: str
     clean_train_labels: torch.Tensor
     test_paths: list[str] | None
     description: str
@@ -95,6 +98,7 @@ class Data:
             "training": sum(self.class_counts),
             "test": self.test.num_samples,
             "wrong_labels": self.wrong_labels,
+            "labels": self.labels_digest,
         }
 
 
@@ -175,7 +179,7 @@ def build_data(
     transform = BatchTransform(size, mean, std, device, interpolation, crop_pct, options.channels_last)
     rank = {"rank": options.rank, "world_size": options.world_size}
     tensors = {key: torch.from_numpy(split.labels).to(device) for key, split in parts.items()}
-    train, counts, wrong = None, [], 0.0
+    train, counts, wrong, digest = None, [], 0.0, ""
     if "train" in parts:
         train = TrainLoader(
             stores["train"], tensors["train"], transform, batch_size, augment=options.augment,
@@ -183,6 +187,7 @@ def build_data(
         )  # fmt: skip
         counts = np.bincount(parts["train"].labels, minlength=len(source.class_names)).tolist()
         wrong = float((parts["train"].labels != clean).mean())
+        digest = hashlib.sha256(parts["train"].labels.astype("<i8").tobytes()).hexdigest()
     pixels = _TEST_PIXELS["cuda" if device.type == "cuda" else "other"]
     test_batch = max(-(-batch_size // options.world_size), pixels // size**2)
     held_out = {
@@ -201,7 +206,7 @@ def build_data(
     names = list(source.class_names)
     return Data(
         train, held_out["test"], held_out.get("val"), len(names), names, size, tuple(mean), tuple(std),
-        interpolation, crop_pct, _fingerprint(source), counts, wrong, torch.from_numpy(clean).to(device),
+        interpolation, crop_pct, _fingerprint(source), counts, wrong, digest, torch.from_numpy(clean).to(device),
         parts["test"].paths, description, [*source.notes, *notes, *more],
     )  # fmt: skip
 
@@ -338,6 +343,8 @@ def _parts(
         train = replace(train, labels=given)
     if test is None or not len(test):
         raise DataError("no test image can be read" if test is not None else "there are no test images")
+    if val is not None and not len(val):
+        raise DataError("no validation image can be read")
     if not options.eval_only:
         notes.append(_who_chooses(val, splits.get("test")))
     found = zip(_KINDS, (train, val, test), strict=True)

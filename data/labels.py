@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -123,7 +124,7 @@ def read_transition(file: str, num_classes: int) -> np.ndarray:
         Not readable, another shape, a negative number, or a row whose sum is not 1.
     """
     try:
-        matrix = np.loadtxt(file, delimiter=",", ndmin=2, dtype=np.float64)
+        matrix = np.loadtxt(file, delimiter=",", ndmin=2, dtype=np.float64, encoding="utf-8-sig")
     except (OSError, ValueError) as error:
         raise DataError(
             f"label noise kind {file!r} is not uniform or pair, nor a matrix: {one_line(error)}"
@@ -169,10 +170,11 @@ def read_labels(
     key = "index" if isinstance(names, int) else "file"
     try:
         content = Path(file).expanduser().read_bytes()
-        rows = list(csv.DictReader(content.decode("utf-8-sig").splitlines(), strict=True))
+        reader = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True)
+        reader.fieldnames = header = [name.strip() for name in reader.fieldnames or ()]
+        rows = [(reader.line_num, row) for row in reader]
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"labels {file} cannot be read: {one_line(error)}") from error
-    header = [name for name in (rows[0] if rows else {}) if name is not None]
     if key not in header:
         raise DataError(f"labels {file} has no column {key!r} to name the images; it has {header}")
     others = [name for name in header if name != key]
@@ -183,12 +185,15 @@ def read_labels(
         raise DataError(
             f"labels {file} has no column {column!r}{did_you_mean(column, others)} (it has {others})"
         )
+    twice = [name for name in (key, column) if header.count(name) > 1]
+    if twice:
+        raise DataError(f"labels {file} has several columns {twice[0]!r}: rename them")
     if isinstance(names, int):
         position = {str(i): i for i in range(names)}
     else:
         position = {name: i for i, name in enumerate(names)}
     texts: list[str | None] = [None] * len(position)
-    for line, row in enumerate(rows, 2):
+    for line, row in rows:
         name, text = (row[key] or "").strip(), (row[column] or "").strip()
         name = name if name in position else name.removeprefix("./").removeprefix("train/")
         if name not in position:

@@ -9,18 +9,20 @@ def same_data(known: dict, now: dict, name: str, run: str) -> None:
     Parameters
     ----------
     known, now : dict
-        ``fingerprint``, and the number of images: ``training``, ``test``.
+        ``fingerprint``, a digest of the training ``labels`` (which older runs do not have), and the number of
+        images: ``training``, ``test``.
     name : str
         The data set, as the user calls it.
     run : str
         The run directory.
     """
-    if known["fingerprint"] == now["fingerprint"]:
+    same = [known.get(name, now[name]) == now[name] for name in ("fingerprint", "labels")]
+    if all(same):
         return
     counts = [(split, known.get(split), now.get(split)) for split in ("training", "test")]
     changed = [f"{then:,} {split} images became {today:,}" for split, then, today in counts if then != today]
+    other = "the training labels changed" if same[0] else "names or sizes of its files changed"
     raise UserError(
-        f"{name} is not the data that the run in {run} has begun with: "
-        f"{' and '.join(changed) or 'names or sizes of its files changed'}; "
+        f"{name} is not the data that the run in {run} has begun with: {' and '.join(changed) or other}; "
         "give those with --dataset, or start a new run"
     )

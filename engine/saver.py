@@ -17,6 +17,8 @@ from .trainer import Trainer
 # At most one part in twenty of the time goes into saving, and no more than six saves a minute.
 LARGEST_SHARE = 0.05
 SHORTEST_INTERVAL = 10.0  # seconds
+# What must be, when a run continues, as it was; of the info that best.pt carries.
+OF_THE_IMAGES = ("image_size", "mean", "std", "interpolation", "crop_pct")
 
 
 @dataclass
@@ -141,6 +143,14 @@ class Saver:
             return Progress()
         state = load_checkpoint(self.directory / "last.pt")
         trainer = self.trainer
+        then = state.get("info") or self.info
+        changed = [name for name in OF_THE_IMAGES if then.get(name) != self.info.get(name)]
+        if changed:
+            raise UserError(
+                f"the net's images would have another {' and '.join(changed)} than the run in {self.directory} has "
+                "begun with: was the file of --checkpoint changed, or timm? Put it back, or start anew with "
+                "another --run-name"
+            )
         try:
             progress = _checked(state["progress"])
             trainer.net.load_state_dict(state["model"])

@@ -14,6 +14,7 @@ from conftest import ROOT, command, environment
 from PIL import Image
 
 import losses
+import models
 import train
 
 # One net of each family, at the size it takes least time.
@@ -257,6 +258,59 @@ def test_patience_ends_a_run_that_resumes_to_nothing_more(here, capsys):
     assert run_main("--resume", "runs/run") == 0
     assert (here / "runs" / "run" / "last.pt").read_bytes() == before
     assert len(rows_of(here / "runs" / "run")) == 3
+
+
+def test_a_run_knows_its_labels_and_is_tested_on_all_of_other_data(here, capsys):
+    g = np.random.default_rng(0)
+    for place, count in (("set/a", 8), ("set/b", 8), ("new/a", 5), ("new/b", 5)):
+        (here / place).mkdir(parents=True)
+        for i in range(count):
+            Image.fromarray(g.integers(0, 256, (16, 16, 3), np.uint8)).save(here / place / f"{i}.png")
+    lines = [f"{name}/{i}.png,{name}\n" for name in "ab" for i in range(8)]
+    (here / "l.csv").write_text("file,label\n" + "".join(lines))
+    flags = (
+        "--dataset folder:set --net resnet20 --bs 4 --epochs 1 --workers 0 --val-split 0.25 --run-name run"
+    )
+    labelled = [*flags.split(), "--train-labels", "l.csv", "--label-column", "label"]
+    assert run_main(*labelled) == 0
+    capsys.readouterr()
+    # a quarter of the run's own data is for testing; of data that it has never seen all is
+    assert run_main("--resume", "runs/run", "--eval-only", "--dataset", "folder:new") == 0
+    assert "10 test images" in capsys.readouterr().out
+    # two labels swapped: as many wrong ones as before, in files of the same size
+    swapped = "".join(lines).replace("a/0.png,a", "a/0.png,b").replace("b/0.png,b", "b/0.png,a")
+    (here / "l.csv").write_text("file,label\n" + swapped)
+    assert run_main("--resume", "runs/run", "--epochs", "2") == 2
+    assert "the training labels changed" in capsys.readouterr().err
+    # a class that no label names has no balanced weight, only NaN
+    (here / "l.csv").write_text("file,label\n" + "".join(lines).replace(",b", ",a"))
+    labelled[-5] = "other"
+    assert run_main(*labelled, "--class-weights", "balanced") == 2
+    assert "no training image has the label 'b'" in capsys.readouterr().err
+
+
+def test_a_run_continues_with_the_normalisation_that_it_began_with(here, capsys):
+    flags = "--dataset digits --net resnet20 --bs 512 --epochs 1 --checkpoint start.pt --run-name run"
+    net = models.build_model("resnet20", 10, 8)
+    info = models.ModelInfo("resnet20", 10, 8, list("0123456789"), (0.3,) * 3, (0.2,) * 3)
+    torch.save({"model": net.state_dict(), "info": info.to_dict()}, "start.pt")
+    assert run_main(*flags.split(), "--max-steps", "1") == 0
+    info.mean = (0.4,) * 3
+    torch.save({"model": net.state_dict(), "info": info.to_dict()}, "start.pt")
+    capsys.readouterr()
+    resume = ["--resume", "runs/run", "--max-steps", "2"]
+    assert run_main(*resume) == 2
+    assert "another mean than the run in runs/run" in capsys.readouterr().err
+    torch.save(net.state_dict(), "start.pt")  # says nothing, so the data's own are taken
+    assert run_main(*resume) == 2
+    info.mean = (0.3,) * 3
+    torch.save({"model": net.state_dict(), "info": info.to_dict()}, "start.pt")
+    assert run_main(*resume) == 0
+    # weights alone are needed once
+    torch.save(net.state_dict(), "start.pt")
+    assert run_main(*flags.replace("run-name run", "run-name other").split(), "--max-steps", "1") == 0
+    (here / "start.pt").unlink()
+    assert run_main("--resume", "runs/other", "--max-steps", "2") == 0
 
 
 # --- help, lists, mistakes ------------------------------------------------------------------------------

@@ -165,7 +165,7 @@ def test_images_of_different_sizes_are_made_224(folder):
     assert build(folder, cache="none").image_size == 224
 
 
-@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+@pytest.mark.parametrize("name", ["val", "valid", "Validation"])
 def test_validation_folders_have_three_names_and_test_is_kept_apart(folder, name):
     (folder / "val").rename(folder / name)
     d = build(folder)
@@ -187,6 +187,29 @@ def test_two_validation_folders_are_one_too_many(folder):
     (folder / "valid").mkdir()
     with pytest.raises(data.DataError, match="val/ and valid/"):
         build(folder)
+
+
+def test_splits_are_no_classes_however_they_are_spelt(folder):
+    """Two folders Training/ and Testing/ would be two classes where --val-split takes class folders alone."""
+    (folder / "train").rename(folder / "Training")
+    (folder / "val").rename(folder / "TEST")
+    (folder / "unlabelled").mkdir()
+    d = build(folder, val_split=0.25)
+    assert d.class_names == ["ant", "bee", "cat"] and d.test.num_samples == 9 and d.val is not None
+    assert any(note.startswith("not used: the folder 'unlabelled'") for note in d.notes)
+    for name in ("Training", "TEST"):
+        (folder / name).rename(folder / f"{name}-set")
+    (folder / "unlabelled").rmdir()
+    (note,) = [note for note in build(folder, val_split=0.25).notes if "if those are the classes" in note]
+    assert "'ant', 'bee', 'cat'" in note
+
+
+def test_a_validation_set_of_bad_images_alone_is_refused(folder):
+    save(folder / "test" / "ant" / "0.png")
+    for path in (folder / "val").rglob("*.png"):
+        path.write_text("x")
+    with pytest.raises(data.DataError, match="no validation image can be read"):
+        build(folder, skip_bad=True)
 
 
 def test_files_left_out_are_counted_by_suffix(folder):

@@ -1,6 +1,7 @@
 """Splits, long tails, wrong labels: which images are trained on, and what they are called."""
 
 import csv
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -125,6 +126,8 @@ def test_a_transition_matrix_gives_its_shares(tmp_path):
     got = np.array([np.bincount(noisy[every == c], minlength=3) / 10000 for c in range(3)])
     np.testing.assert_allclose(got, [[0.5, 0.5, 0], [0, 1, 0], [0.2, 0.2, 0.6]], atol=0.02)
     assert got[0, 2] == 0 and got[1, 1] == 1
+    file.write_text("1,0\n0,1\n", encoding="utf-8-sig")  # as Excel does
+    assert labels.read_transition(str(file), 2).tolist() == [[1, 0], [0, 1]]
     for text, says in (("1,0\n0,1\n", "squared"), ("1,0,0\n0,1,0\n0,0.5,0\n", "row 3"),
                        ("2,-1,0\n0,1,0\n0,0,1\n", "row 1"), ("a,b\n", "matrix")):  # fmt: skip
         file.write_text(text)
@@ -142,6 +145,14 @@ def test_labels_from_a_file_by_index_are_told_apart_from_the_clean_ones(tmp_path
     for _, targets in d.train:
         assert torch.equal(targets, other[d.train.index])
     assert any("sha256" in note for note in d.notes) and "360 training labels flipped" in d.description
+    text = Path(file).read_text()
+    Path(file).write_bytes(
+        ("\ufeff" + text.replace("index,a,b", "index , a,b")).replace("\n", "\r\n").encode()
+    )
+    assert torch.equal(digits(train_labels=file, label_column="a").train._labels, other)
+    Path(file).write_text(text.replace("index,a,b", "index,a,a"))
+    refused("several columns 'a'", lambda: digits(train_labels=file, label_column="a"))
+    Path(file).write_text(text)
     split = digits(train_labels=file, label_column="a", val_split=0.1, imbalance=0.5)
     wrong = sum((t != split.clean_train_labels[split.train.index]).sum() for _, t in split.train)
     assert abs(int(wrong) / split.train.num_samples - split.wrong_labels) < 0.02

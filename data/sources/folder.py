@@ -12,7 +12,9 @@ from ..errors import DataError
 from ..images import EXTENSIONS, common_square_size, find_images
 from ..source import Request, Source, Split
 
-_VALIDATION = ("val", "valid", "validation")  # one of them
+# What the folders of the splits are called, in any case.
+_NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
+_PURPOSE = {"train": "training", "val": "validation", "test": "testing"}
 _LAYOUT = "expected train/<class>/* and val/<class>/* (or test/<class>/*, or both)"
 
 
@@ -47,6 +49,11 @@ def load(request: Request) -> Source:
     splits = {key: _split(folder, class_names, train_root, notes) for key, folder in folders.items()}
     sizes = ", ".join(f"{len(splits[key]):,} in {folder.name}/ ({key})" for key, folder in folders.items())
     notes.insert(0, f"images: {sizes}")
+    unused = [name for name in _classes(root) if root / name not in folders.values()]
+    if unused and root not in folders.values():
+        notes.append(
+            f"not used: the folder{'s' * (len(unused) > 1)} {_some(unused)} beside {train_root or root}"
+        )
     return Source(
         splits.get("train"),
         splits.get("test"),
@@ -61,25 +68,21 @@ def load(request: Request) -> Source:
 
 def _folders(root: Path, request: Request) -> dict[str, Path]:
     """Which folder is the training, validation and test split."""
-    train, test = root / "train", root / "test"
-    found = [root / name for name in _VALIDATION if (root / name).is_dir()]
-    if len(found) > 1:
-        both = " and ".join(f"{folder.name}/" for folder in found)
-        raise DataError(
-            f"folder {root} has {both} in it: which one is for validation? Rename or remove the other"
-        )
-    folders = {"val": found[0]} if found else {}
-    if test.is_dir():
-        folders["test"] = test
-    elif found:
-        folders = {"test": found[0]}
-    if train.is_dir():
-        folders = {"train": train, **folders}
-    elif not folders and request.one_split:
-        folders = {"train": root}
-    elif not folders and request.eval_only:
-        folders = {"test": root}
-    elif not request.eval_only:
+    folders = {}
+    for key, names in _NAMES.items():
+        found = sorted(p for p in root.iterdir() if p.is_dir() and p.name.lower() in names)
+        if len(found) > 1:
+            both = " and ".join(f"{folder.name}/" for folder in found)
+            raise DataError(
+                f"folder {root} has {both} in it: which one is for {_PURPOSE[key]}? Rename or remove the other"
+            )
+        if found:
+            folders[key] = found[0]
+    if "test" not in folders and "val" in folders:
+        folders["test"] = folders.pop("val")
+    if not folders and (request.one_split or request.eval_only):
+        folders = {"train" if request.one_split else "test": root}
+    if "train" not in folders and not request.eval_only:
         raise DataError(f"folder {root} has no train/ in it; {_LAYOUT}")
     if "train" not in folders and not request.class_names:
         raise DataError(f"folder {root} has no train/ in it, and the weights do not know their class names")
@@ -115,6 +118,7 @@ def _split(folder: Path, class_names: list[str], train_root: Path | None, notes:
     paths: list[str] = []
     labels: list[int] = []
     classes: list[str] = []
+    below: set[tuple[str, ...]] = set()  # the folders that the images of a class lie in
     for name in present:
         before = left_out.total()
         images = find_images(folder / name, left_out)
@@ -125,11 +129,18 @@ def _split(folder: Path, class_names: list[str], train_root: Path | None, notes:
                 f"class folder {folder / name} has no images in it; add some or remove the folder"
                 + (f" ({_suffixes(left_out)} left out)" if left_out else "")
             )
+        start = len(str(folder / name)) + 1
+        below.add(tuple(sorted({path[start:].rpartition(os.sep)[0].partition(os.sep)[0] for path in images})))
         paths += images
         labels += [number[name]] * len(images)
     if left_out:
         notes.append(
             f"left out of {folder.name}/ for their suffix: {_suffixes(left_out)} of {_some(classes)}"
+        )
+    if len(below) == 1 and len(deeper := below.pop()) > 1 and "" not in deeper:
+        notes.append(
+            f"every class of {folder.name}/ has its images in {_some(list(deeper))}: if those are the classes, "
+            "give the folder that holds them"
         )
     outside = [p.name for p in folder.iterdir() if p.is_file() and p.name.lower().endswith(EXTENSIONS)]
     outside = [name for name in outside if not name.startswith(".")]
