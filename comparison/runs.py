@@ -73,6 +73,11 @@ class Run:
         return number if type(number) is int and number > 0 else None
 
     @property
+    def fingerprint(self) -> str:
+        """Of the data; empty where the run does not say it."""
+        return str(self.facts.get("fingerprint", ""))
+
+    @property
     def accuracy(self) -> list[float]:
         """Of the chooser's set, after each epoch."""
         return self.columns[f"{self.chooser}_acc"]
@@ -220,10 +225,20 @@ def key(flags: dict) -> str:
 
 
 def group_runs(runs: Iterable[Run]) -> tuple[list[Group], list[str]]:
-    """Groups in order of data, net, condition and loss, and a remark for each run that another one replaces."""
-    groups, remarks = {}, []
+    """Groups in order of data, net, condition and loss, and a remark for each run that another one replaces.
+
+    Where runs have met other files under one data set's name, its fingerprint counts as a flag, ``data``.
+    """
+    groups, remarks, seen = {}, [], {}
+    runs = list(runs)
+    for run in runs:
+        seen.setdefault(run.flags["dataset"], set()).add(run.fingerprint)
+    changed = [name for name, prints in seen.items() if len(prints - {""}) > 1]
+    remarks += [f"the data of {name} are not the same in all runs: told apart as data …" for name in changed]
     for run in runs:
         flags = essence(run.flags)
+        if run.flags["dataset"] in changed:
+            flags["data"] = run.fingerprint[:8] or "unknown"
         group = groups.setdefault(key(flags), Group(flags))
         seed = run.flags["seed"]
         other = group.runs.get(seed)

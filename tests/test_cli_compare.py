@@ -174,6 +174,27 @@ def test_runs_with_and_without_an_end_of_k_are_told_apart(tmp_path, capsys):
     }
 
 
+def test_runs_on_other_files_under_one_name_are_not_compared(tmp_path, capsys):
+    for data in ("aaaaaaaaaa", "bbbbbbbbbb"):
+        for seed in range(3):
+            loss = {"a": "ce", "b": "root"}[data[0]]
+            make(
+                tmp_path / "runs",
+                f"{loss}{seed}",
+                [80, 90 + seed],
+                loss=loss,
+                seed=seed,
+                data={"fingerprint": data},
+            )
+    rows, err = table(capsys, tmp_path / "runs", "--out", tmp_path / "out")
+    assert list(rows) == ["ce, data aaaaaaaa", "root k=3 m=3, data bbbbbbbb"]
+    assert "the data of digits are not the same in all runs" in err and "no group has a baseline" in err
+    make(tmp_path / "runs", "root-on-a", [80, 95], seed=0, data={"fingerprint": "aaaaaaaaaa"})
+    rows, _ = table(capsys, tmp_path / "runs", "--out", tmp_path / "out")
+    assert rows["root k=3 m=3, data aaaaaaaa"]["test accuracy − baseline"].startswith("+4.00")
+    assert not rows["root k=3 m=3, data bbbbbbbb"]["test accuracy − baseline"]
+
+
 def test_default_targets_are_shares_of_the_best_group_of_the_same_condition(runs, tmp_path, capsys):
     make(runs, "other", [10, 20], dataset="cifar10")
     rows, _ = table(capsys, runs, "--out", tmp_path / "out")
