@@ -148,7 +148,10 @@ def sweep(args):
     text = "".join(f"{shlex.join(['python', 'train.py', *job.words])}\n" for job in todo)
     if args.lines:
         try:
-            write_atomically(Path(args.lines), lambda file: file.write(os.fsencode(text)))
+            lines = Path(args.lines)
+            if lines.is_file() and lines.read_bytes()[:15] not in (b"", b"python train.py"):
+                raise UserError(f"{lines} exists, and holds no lines of sweep.py")
+            write_atomically(lines, lambda file: file.write(os.fsencode(text)))
         except UserError as error:
             raise UserError(f"{error}; give another --lines") from None
         except (OSError, ValueError):

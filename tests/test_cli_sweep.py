@@ -132,6 +132,10 @@ def test_lines_are_commands_of_train(tmp_path, capsys):
         assert line.startswith("python train.py ")
         flags, _ = train.parse_args(shlex.split(line)[2:])
         assert flags.dataset == "digits" and flags.out == str(tmp_path / "a b")
+    (tmp_path / "lines").write_text("precious")
+    with pytest.raises(SystemExit) as leaving:
+        sweep.main(["--lines", str(tmp_path / "lines"), "--", *TINY])
+    assert leaving.value.code == 2 and (tmp_path / "lines").read_text() == "precious"
 
 
 @pytest.mark.parametrize("words", [["--lines", "none/lines"], ["--out", "file"]])
