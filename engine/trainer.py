@@ -135,9 +135,14 @@ class Trainer:
         set_learning_rate(self.optimizer, lr)
         parts = parts_of(whole_batch, world.size, self.accumulate)
         cut = zip(*(x.tensor_split(parts) for x in (images, labels, target)), strict=True)
+        size, whole = len, whole_batch
+        weight = getattr(self.loss, "weight", None)
+        if weight is not None and not target.is_floating_point() and parts * world.size > 1:
+            size = lambda labels: weight[labels].sum()  # noqa: E731 - what the loss's mean divides by
+            whole = world.sum(size(target))
         for part, (some_images, some_labels, some_target) in enumerate(cut, 1):
             # DDP averages over processes, however uneven their shares: make it the whole batch's mean.
-            share = len(some_labels) * world.size / whole_batch
+            share = size(some_target) * world.size / whole
             if self._whole is not None:
                 loss, logits, norm = self._whole(some_images, some_target)
             elif part == parts:

@@ -100,6 +100,24 @@ def test_random_state_goes_back_to_where_it_was():
     assert torch.equal(torch.rand(4), first)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_class_weights_weigh_the_whole_batch_however_it_is_cut(smoothing):
+    """A mean over classes' weights divides by their sum: the parts' means have other shares than their images."""
+    torch.manual_seed(0)
+    images, labels = torch.randn(12, 4), torch.tensor([0] * 6 + [1] * 5 + [2])
+    weight = torch.tensor([0.5, 1.0, 8.0])
+    states = []
+    for parts in (1, 3):
+        torch.manual_seed(1)
+        net, world = torch.nn.Linear(4, 3), World("cpu")
+        loss = torch.nn.CrossEntropyLoss(weight=weight, label_smoothing=smoothing)
+        optimizer = optim.build_optimizer("sgd", net.parameters(), 1.0, 0.0, world.device)
+        trainer = Trainer(net, loss, optimizer, world, Precision(world.device), accumulate=parts)
+        trainer.step(images, labels, labels, 1, 1.0, 12)
+        states.append(net.weight.detach().clone())
+    torch.testing.assert_close(*states)
+
+
 # --- meter and saver --------------------------------------------------------------------------------
 
 
