@@ -249,7 +249,7 @@ def test_damaged_file_is_one_line(tmp_path, state, suffix, damage):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [{}, [1, 2], {"model": {"epoch": 3}}, {"weights": {"a": torch.zeros(1)}}])
+@pytest.mark.parametrize("content", [{}, [1, 2], {"model": {"epoch": 3}}, {"weights": [torch.zeros(1)]}])
 def test_file_without_a_state_dict_is_an_error(tmp_path, content):
     torch.save(content, tmp_path / "net.pt")
     with pytest.raises(ValueError, match="no state dict"):
