@@ -277,8 +277,10 @@ def test_a_run_knows_its_labels_and_is_tested_on_all_of_other_data(here, capsys)
     # a quarter of the run's own data is for testing; of data that it has never seen all is
     assert run_main("--resume", "runs/run", "--eval-only", "--dataset", "folder:new") == 0
     assert "10 test images" in capsys.readouterr().out
-    # two labels swapped: as many wrong ones as before, in files of the same size
-    swapped = "".join(lines).replace("a/0.png,a", "a/0.png,b").replace("b/0.png,b", "b/0.png,a")
+    # other labels in a file of the same size; at least one of each class is trained on
+    swapped = "".join(lines)
+    for i in range(3):
+        swapped = swapped.replace(f"a/{i}.png,a", f"a/{i}.png,b").replace(f"b/{i}.png,b", f"b/{i}.png,a")
     (here / "l.csv").write_text("file,label\n" + swapped)
     assert run_main("--resume", "runs/run", "--epochs", "2") == 2
     assert "the training labels changed" in capsys.readouterr().err
