@@ -5,6 +5,7 @@ mean; here both files, training and test, are taken through them together.
 """
 
 import contextlib
+import io
 import re
 from collections import Counter
 from dataclasses import dataclass, field
@@ -125,7 +126,7 @@ def _read_svm(paths, texts, told) -> Samples:
             f"{paths[1]} counts features from {ranges[1][0]}, {paths[0]} from {ranges[0][0]}; use one base"
         )
     try:
-        loaded = load_svmlight_files([str(path) for path in paths], zero_based="auto")
+        loaded = load_svmlight_files([io.BytesIO(text.encode()) for text in texts], zero_based="auto")
     except (ValueError, OverflowError) as error:
         files = " or ".join(map(str, paths))
         raise UserError(f"{files} is not in LIBSVM format ('label index:value …'): {error}") from None

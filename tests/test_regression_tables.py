@@ -85,6 +85,13 @@ def test_indices_of_libsvm_files_count_from_the_same_number(tmp_path):
         read_files(train, test)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_libsvm_file_may_begin_with_a_byte_order_mark(tmp_path, encoding):
+    (tmp_path / "a.svm").write_bytes("2 1:0.5 3:1\r\n1 2:1\r\n".encode(encoding))
+    samples = read_files(tmp_path / "a.svm")
+    assert samples.X.tolist() == [[0.5, 0, 1], [0, 1, 0]] and samples.y == ["2", "1"]
+
+
 def test_a_libsvm_file_without_a_suffix_is_known_by_its_content(tmp_path):
     (tmp_path / "a9a").write_text("+1 1:1 3:1\n-1 2:1\n")
     (tmp_path / "a9a.t").write_text("-1 1:1\n")
