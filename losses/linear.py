@@ -1,6 +1,6 @@
 """Rooted losses of a linear layer's output that never hold all of its logits: for a language model's head.
 
-The plain route, ``root_loss(hidden @ weight.T + bias, target)``, keeps three matrices of tokens × vocabulary;
+The plain route, ``root_loss(hidden @ weight.T + bias, target)``, holds two matrices of tokens × vocabulary or three;
 these keep one of a chunk of tokens × vocabulary (:mod:`losses.chunked`).
 """
 
