@@ -106,9 +106,8 @@ class Trainer:
             self._tests[True] = torch.compile(inner, dynamic=False) if compiled else inner
         if graphed:
             make_capturable(optimizer, world.device)
-            pool = (
-                torch.cuda.graph_pool_handle()
-            )  # one for all: what they return is read before the next runs
+            # one for all graphs: what one returns is read before the next runs
+            pool = torch.cuda.graph_pool_handle()
             self._whole = StepGraph(self._train_on, pool)
             self._tests = {which: StepGraph(test, pool) for which, test in self._tests.items()}
 
@@ -135,11 +134,14 @@ class Trainer:
         set_learning_rate(self.optimizer, lr)
         parts = parts_of(whole_batch, world.size, self.accumulate)
         cut = zip(*(x.tensor_split(parts) for x in (images, labels, target)), strict=True)
-        size, whole = len, whole_batch
         weight = getattr(self.loss, "weight", None)
-        if weight is not None and not target.is_floating_point() and parts * world.size > 1:
-            size = lambda labels: weight[labels].sum()  # noqa: E731 - what the loss's mean divides by
-            whole = world.sum(size(target))
+        weighted = weight is not None and not target.is_floating_point() and parts * world.size > 1
+
+        def size(target):
+            """What the loss's mean divides by."""
+            return weight[target].sum() if weighted else len(target)
+
+        whole = world.sum(size(target)) if weighted else whole_batch
         for part, (some_images, some_labels, some_target) in enumerate(cut, 1):
             # DDP averages over processes, however uneven their shares: make it the whole batch's mean.
             share = size(some_target) * world.size / whole
