@@ -5,9 +5,10 @@ python benchmarks/gpu_acceptance.py                          all checks, some 10
 python benchmarks/gpu_acceptance.py --only waits resume      some of them
 python benchmarks/gpu_acceptance.py --device cpu             what a CPU can check of it, small
 
-Exits with 1 if a check fails; the others run all the same. It leaves gpu_acceptance.json and gpu_acceptance.md (GPU,
-driver, versions, every figure; a section for docs/results.md) in --out, written anew before and after each check.
-Nothing is downloaded.
+Exits with 1 if a check fails; the others run all the same. Each is a process of its own, for an error of CUDA's stays
+with its process; those that measure nothing run side by side, as cores and memory allow. It leaves gpu_acceptance.json
+and gpu_acceptance.md (GPU, driver, versions, every figure; a section for docs/results.md) in --out, written anew after
+each check. Nothing is downloaded.
 """
 
 import faulthandler
@@ -16,18 +17,20 @@ import math
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import gpu_checks
 import gpu_runs
 import gpu_speed
 import torch
-from gpu_setting import CHECKS, Setting, Skipped
+from gpu_setting import ALONE, CHECKS, Setting, Skipped
 from measure import machine, prepare
 
-from common import one_line, write_atomically
+from common import cores, one_line, write_atomically
 from engine.cli import Parser, fail, number
 from engine.precision import Precision
 
@@ -75,10 +78,10 @@ def without_nan(x):
     return None if isinstance(x, float) and not math.isfinite(x) else x
 
 
-def write(results, where, out):
+def write(results, where, spent, out):
     """The JSON, and the page: a section for docs/results.md, with those below it that it has there."""
     command = " ".join(["python", "benchmarks/gpu_acceptance.py", *sys.argv[1:]])
-    page = [f"### On {where.split(',')[0]}\n\n`{command}`: {where}.\n"]
+    page = [f"### On {where.split(',')[0]}\n\n`{command}`, {spent:.0f} s: {where}.\n"]
     page.append(
         table([
             {
@@ -92,7 +95,7 @@ def write(results, where, out):
         page += [f"\n**{r['check']}**\n"] if r["rows"] or r["failures"] else []
         page += [table(r["rows"])] if r["rows"] else []
         page += ["\n" + "\n".join(f"- **{failure}**" for failure in r["failures"])] if r["failures"] else []
-    content = {"command": command, "machine": where, "checks": without_nan(results)}
+    content = {"command": command, "machine": where, "seconds": spent, "checks": without_nan(results)}
     text = {"json": json.dumps(content, indent=1, allow_nan=False), "md": "\n".join(page)}
     for name in text:
         write_atomically(
@@ -100,10 +103,20 @@ def write(results, where, out):
         )
 
 
-def run(name, device, full=False):
-    """One check: its result, whatever happens in it."""
-    s = Setting(device=device, small=device.type == "cpu", full=full, rows=[], failures=[])
-    why, began = "", time.perf_counter()
+def run(name, device, full=False, done=lambda outcome: None):
+    """One check, in this process: its outcome, whatever happens; `done` is given what is known after each case."""
+    began = time.perf_counter()
+
+    def so_far(result="not ended", why=""):
+        spent = round(time.perf_counter() - began, 1)
+        return outcome(name, result, spent, why, s.failures, s.rows)
+
+    s = Setting(
+        check=name, device=device, small=device.type == "cpu", full=full, rows=[], failures=[],
+        done=lambda: done(so_far()),
+    )  # fmt: skip
+    why = ""
+    s.done()
     faulthandler.dump_traceback_later(LONGEST, exit=True)
     try:
         CHECKS[name](s)
@@ -115,8 +128,28 @@ def run(name, device, full=False):
         s.failures.append(f"{type(error).__name__}: {one_line(error, 300)}")
     finally:
         faulthandler.cancel_dump_traceback_later()
-    result = "failed" if s.failures else "skipped" if why else "passed"
-    return outcome(name, result, round(time.perf_counter() - began, 1), why, s.failures, s.rows)
+    return so_far("failed" if s.failures else "skipped" if why else "passed", why)
+
+
+def in_own_process(name, args):
+    """The same in a process of its own; one that does not end has failed, with what is known of it."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, __file__, "--only", name, "--out", folder, *["--full"] * args.full]
+        command += ["--device", args.device, "--threads", str(args.threads)]
+        process = subprocess.run(command, stdout=subprocess.DEVNULL)
+        try:
+            (result,) = json.loads((Path(folder) / "gpu_acceptance.json").read_text())["checks"]
+        except OSError:  # it did not even begin
+            result = outcome(name, "not ended")
+    if result["result"] == "not ended":
+        result["failures"].append(f"its process ended with exit code {process.returncode}")
+    return result
+
+
+def side_by_side(device):
+    """How many checks at once: two cores each, and 12 GiB of the GPU's memory."""
+    room = torch.cuda.get_device_properties(device).total_memory >> 30 if device.type == "cuda" else 12
+    return max(1, min(cores() // 2, room // 12))
 
 
 def outcome(name, result, spent=0.0, why="", failures=(), rows=()):
@@ -141,19 +174,30 @@ def main(argv=None):
     except OSError as error:
         fail(f"--out {out}: {error.strerror}", PROG)
     faulthandler.enable()
-    where, results = about(device), []
+    where, results, began = about(device), {}, time.perf_counter()
     print(where, flush=True)
-    for name in args.only:
-        # so that the page says which one the program did not survive
-        write([*results, outcome(name, "not ended")], where, out)
-        results.append(run(name, device, args.full))
-        r = results[-1]
-        print(
-            f"{r['result']:<8}{name:<10} {r['seconds']:7.1f} s  {r['why'] or '; '.join(r['failures'])[:300]}",
-            flush=True,
-        )
-        write(results, where, out)
-    failed = [r["check"] for r in results if r["failures"]]
+
+    def note(result):
+        results[result["check"]] = result
+        known = [results[name] for name in args.only if name in results]
+        write(known, where, time.perf_counter() - began, out)
+
+    def end(result):
+        note(result)
+        said = result["why"] or "; ".join(result["failures"])[:300]
+        print(f"{result['result']:<9} {result['check']:<10} {result['seconds']:7.1f} s  {said}", flush=True)
+
+    if len(args.only) == 1:
+        end(run(args.only[0], device, args.full, note))
+    else:
+        apart = [name for name in args.only if name not in ALONE]
+        with ThreadPoolExecutor(side_by_side(device)) as pool:
+            for done in as_completed([pool.submit(in_own_process, name, args) for name in apart]):
+                end(done.result())
+        for name in args.only:
+            if name in ALONE:
+                end(in_own_process(name, args))
+    failed = [r["check"] for r in results.values() if r["failures"]]
     print(f"{out / 'gpu_acceptance.md'}: {f'FAILED {failed}' if failed else 'all passed'}")
     sys.exit(1 if failed else 0)
 

@@ -16,7 +16,7 @@ from engine.graph import WARM_UP
 from losses import build_loss, loss_names
 from models import list_models
 
-# What must never wait: every family of nets, every loss, every cache, every kind of step. FOLDER: of image files.
+# What must never wait: every family of nets, every loss, every cache. FOLDER: of image files.
 EVERY_STEP = {
     "nets": [
         f"--net {net}"
@@ -29,6 +29,8 @@ EVERY_STEP = {
         "--net vit_tiny --cache device", "--net vit_tiny --cache ram",
         "--net vit_tiny --cache none --dataset folder:FOLDER --size 32 --workers 2",
     ],
+}  # fmt: skip
+EVERY_OPTION = {
     "kinds of steps": [
         f"--net resnet18 {flags}"
         for flags in (
@@ -53,10 +55,20 @@ def image_folder(where, count):
 @check
 def waits(s):
     """Steps 3 to 20 of every net, loss and cache, and tests, never wait for the GPU (set_sync_debug_mode)."""
+    none_waits(s, EVERY_STEP)
+
+
+@check
+def options(s):
+    """So with every kind of step: clipped, accumulated, mixed, averaged, fp16, float32, graphed, compiled, …"""
+    none_waits(s, EVERY_OPTION)
+
+
+def none_waits(s, kinds):
     need(s.on_gpu, "a CPU never waits for itself")
     with tempfile.TemporaryDirectory() as folder:
         image_folder(folder, 32 * 21)
-        for kind, cases in EVERY_STEP.items():
+        for kind, cases in kinds.items():
             failed = len(s.failures)
             for flags in cases:
                 with s.case(flags):

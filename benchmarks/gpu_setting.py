@@ -1,7 +1,7 @@
 """What the checks of gpu_acceptance.py share: what they are given, and train.py's job on random images.
 
 A check is a function whose docstring says what holds, on the page too. It is given a `Setting`, adds dicts to its
-`rows` and sentences to its `failures`, and may raise `Skipped`.
+`rows` and sentences to its `failures`, and may raise `Skipped`. What measures, or fills the memory, runs alone.
 """
 
 import contextlib
@@ -9,6 +9,7 @@ import gc
 import io
 import math
 import sys
+import time
 import traceback
 from types import SimpleNamespace
 
@@ -25,7 +26,7 @@ from engine.scores import Scores
 from engine.trainer import linear_in_inverse
 from models import net_facts
 
-CHECKS = {}
+CHECKS, ALONE = {}, set()
 
 
 class Skipped(Exception):
@@ -33,7 +34,10 @@ class Skipped(Exception):
 
 
 class Setting(SimpleNamespace):
-    """What all checks are given: `device`, `small` on a CPU, `full`; they add to `rows` and `failures`."""
+    """What the check `check` is given: `device`, `small` on a CPU, `full`; it adds to `rows` and `failures`.
+
+    `done()` is called after each case, for what must be known of a check that does not end.
+    """
 
     def expect(self, right, what):
         """Note `what` as a failure unless it is `right`."""
@@ -43,6 +47,7 @@ class Setting(SimpleNamespace):
     @contextlib.contextmanager
     def case(self, name):
         """An error within is a failure of the case `name`, and the next one runs; its memory is free again."""
+        began = time.perf_counter()
         try:
             yield
         except Exception as error:
@@ -51,6 +56,10 @@ class Setting(SimpleNamespace):
         if "torch._dynamo" in sys.modules:
             torch._dynamo.reset()  # else the compiled code of many nets reaches its limit
         self.free()
+        print(
+            f"        {time.perf_counter() - began:6.1f} s  {self.check}: {name}", file=sys.stderr, flush=True
+        )
+        self.done()
 
     def free(self):
         """Give memory back; trainers are in cycles of references."""
@@ -73,6 +82,12 @@ def check(function):
     """Register a check: what its docstring says is on the page."""
     CHECKS[function.__name__] = function
     return function
+
+
+def alone(function):
+    """Register a check that nothing may run beside."""
+    ALONE.add(function.__name__)
+    return check(function)
 
 
 def need(condition, why):

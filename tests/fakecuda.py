@@ -403,7 +403,7 @@ if __name__ == "__main__":
 
         step, done = Trainer.step, []
         torch.compile = lambda function, **_: function  # there is nothing to compile for
-        gpu_speed.SIX, gpu_speed.SIZES, gpu_speed.STEPS = ["vgg11"], [16], 2
+        gpu_speed.SIX, gpu_speed.STEPS = ["vgg11"], {16: 2}
         gpu_checks.list_models = lambda: ["vit_timm"]
         for case in cases:
 

@@ -58,7 +58,7 @@ def test_a_batch_in_parts_trains_as_the_whole_batch(here, flags):
     "flags,says",
     [
         (["--bs", 6, "--accumulate", 4], "--accumulate 4 needs a --bs of 8 or more"),
-        (["--sync-bn"], "--sync-bn works on CUDA only"),
+        (["--device", "cpu", "--sync-bn"], "--sync-bn works on CUDA only"),
         (["--save-every", "soon"], "--save-every: must be a number of steps"),
         (["--save-every", "0s"], "--save-every: must be a number of steps"),
     ],

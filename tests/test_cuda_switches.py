@@ -27,6 +27,7 @@ def switches(monkeypatch):
     cudnn, cuda = torch.backends.cudnn, torch.backends.cuda
     before = cudnn.benchmark, cudnn.deterministic, cuda.cudnn_sdp_enabled()
     inductor = getattr(config, "deterministic", None)
+    cudnn.benchmark = False  # on a GPU, other tests of this process have switched it on
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     yield lambda: {
         "benchmark": cudnn.benchmark, "cudnn": cudnn.deterministic, "no sdp": not cuda.cudnn_sdp_enabled(),

@@ -21,6 +21,7 @@ CPU = torch.device("cpu")
 
 
 def results(tmp_path, *checks, code=0):
+    """Of a run of the program."""
     with pytest.raises(SystemExit) as end:
         gpu_acceptance.main(["--device", "cpu", "--out", str(tmp_path), "--only", *checks])
     assert end.value.code == code
@@ -41,9 +42,7 @@ def test_what_holds_is_on_the_page_and_what_needs_a_gpu_is_skipped_with_a_reason
     assert len(headings) == 1, "a section of docs/results.md"
 
 
-def test_a_difference_and_an_error_are_failures_that_leave_the_page_and_stop_no_other_check(
-    tmp_path, monkeypatch
-):
+def test_a_difference_and_an_error_are_failures_and_each_net_is_a_case_of_its_own(monkeypatch):
     def other_batches(*args, **options):
         data = build(*args, **options)
         if args[4] != "cpu":
@@ -57,26 +56,46 @@ def test_a_difference_and_an_error_are_failures_that_leave_the_page_and_stop_no_
     monkeypatch.setattr(gpu_checks, "build_data", other_batches)
     monkeypatch.setattr(gpu_speed, "job_of", refuses)
     monkeypatch.setattr(gpu_checks, "losses_of", lambda *_: [1.0, math.nan, 1.0])
-    got = results(tmp_path, "batches", "gap", "nets", "waits", code=1)
-    assert [r["result"] for r in got] == ["failed", "failed", "failed", "skipped"]
+    got = [gpu_acceptance.run(name, CPU) for name in ("batches", "gap", "nets")]
+    assert [r["result"] for r in got] == ["failed"] * 3
     assert len(got[0]["failures"]) == 5 and got[1]["failures"] == ["SystemExit: 2"]
-    assert len(got[2]["failures"]) == len(got[2]["rows"]) == 4, "each net is a case of its own"
-    assert "**SystemExit" in (tmp_path / "gpu_acceptance.md").read_text()
+    assert len(got[2]["failures"]) == len(got[2]["rows"]) == 4
 
 
-def test_a_check_that_the_program_does_not_survive_is_on_the_page(tmp_path, monkeypatch):
-    monkeypatch.setattr(gpu_acceptance, "run", lambda *_: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        gpu_acceptance.main(["--device", "cpu", "--out", str(tmp_path), "--only", "gap"])
-    assert "the next. | not ended |" in (tmp_path / "gpu_acceptance.md").read_text()
+DIES = """
+import os, sys
+sys.path.insert(0, {benchmarks!r})
+import gpu_acceptance
+
+def gap(s):
+    "It does not survive its second case."
+    with s.case("first"):
+        s.rows.append({{"case": "first"}})
+    os._exit(7)
+
+gpu_acceptance.CHECKS["gap"] = gap
+gpu_acceptance.main()
+"""
+
+
+def test_a_check_that_its_process_does_not_survive_has_failed_and_stops_no_other(tmp_path, monkeypatch):
+    program = tmp_path / "program.py"
+    program.write_text(DIES.format(benchmarks=str(ROOT / "benchmarks")))
+    monkeypatch.setattr(gpu_acceptance, "__file__", str(program))
+    dead, other = results(tmp_path, "gap", "waits", code=1)
+    assert dead["rows"] == [{"case": "first"}] and dead["failures"] == ["its process ended with exit code 7"]
+    assert other["result"] == "skipped"
+    page = (tmp_path / "gpu_acceptance.md").read_text()
+    assert "second case. | not ended |" in page and "- **its process ended with exit code 7**" in page
 
 
 def test_a_case_that_fails_or_has_no_room_leaves_the_others_and_nan_is_never_small(tmp_path):
-    s = gpu_setting.Setting(device=CPU, small=True, full=False, rows=[], failures=[])
+    done = []
+    s = gpu_setting.Setting(check="c", device=CPU, rows=[], failures=[], done=lambda: done.append(1))
     for name in ("a", "b"):
         with s.case(name):
             raise ValueError("x\ny")
-    assert s.failures == ["a: ValueError: x y", "b: ValueError: x y"]
+    assert s.failures == ["a: ValueError: x y", "b: ValueError: x y"] and len(done) == 2
     assert gpu_setting.largest([1.0, 2.0]) == 2 and math.isnan(gpu_setting.largest([1.0, math.nan]))
     rows = gpu_acceptance.without_nan([{"a": math.nan, "b": [1.0]}])
     assert rows == [{"a": None, "b": [1.0]}] and "| – |" in gpu_acceptance.table([{"a": math.nan}])
@@ -90,11 +109,18 @@ def test_the_aims_are_for_some_nets_on_an_h100(monkeypatch):
 
     monkeypatch.setattr(gpu_speed, "rates_of", rates)
     monkeypatch.setattr(gpu_speed, "SIX", ["vit", "resnet18", "swin"])
-    monkeypatch.setattr(gpu_speed, "SIZES", [64, 512])
+    monkeypatch.setattr(gpu_speed, "STEPS", {64: 2, 512: 2})
     monkeypatch.setattr(gpu_setting.Setting, "free", lambda s: None)
     for capability, missed in (((9, 0), {"resnet18: times published 4.00, the aim is 5"}), ((7, 5), set())):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_, c=capability: c)
-        s = gpu_setting.Setting(device=torch.device("cuda", 0), small=False, full=False, rows=[], failures=[])
+        s = gpu_setting.Setting(
+            check="speed",
+            device=torch.device("cuda", 0),
+            small=False,
+            rows=[],
+            failures=[],
+            done=lambda: None,
+        )
         gpu_speed.speed(s)
         swin = {f"swin, {bs} images: RuntimeError: as if it had no room" for bs in (64, 512)}
         assert len(s.rows) == 6 and set(s.failures) == missed | swin

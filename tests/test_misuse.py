@@ -96,7 +96,7 @@ train | --dataset digits --net swin --size 30 | image size 30 | sizes that work:
 train | --dataset digits --net cait --dimhead 7 | dim 7 | dims that work: 8
 train | --dataset digits --net resnet18 --pretrained | pretrained weights for resnet18 | --checkpoint FILE
 train | --dataset digits --accumulate 300 | --accumulate 300 | needs a --bs of 600 or more
-train | --dataset digits --sync-bn | --sync-bn | leave it out here
+train | --dataset digits --device cpu --sync-bn | --sync-bn | leave it out here
 train | VIT --checkpoint none.pt | none.pt is not there | give a .pt or .safetensors file
 train | VIT --checkpoint LONG | is not there | give a .pt or .safetensors file
 train | VIT --checkpoint folder.pt | folder.pt is a directory | give a .pt or .safetensors file
