@@ -7,8 +7,8 @@ python benchmarks/gpu_acceptance.py --device cpu             what a CPU can chec
 
 Exits with 1 if a check fails; the others run all the same. Each is a process of its own, for an error of CUDA's stays
 with its process; those that measure nothing run side by side, as cores and memory allow. It leaves gpu_acceptance.json
-and gpu_acceptance.md (GPU, driver, versions, every figure; a section for docs/results.md) in --out, written anew after
-each check. Nothing is downloaded.
+and gpu_acceptance.md (GPU, driver, versions, every figure; a section for docs/results.md) in --out, written anew when
+a figure is known. Nothing is downloaded.
 """
 
 import faulthandler
@@ -18,9 +18,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from pathlib import Path
 
 import gpu_checks
@@ -131,18 +133,23 @@ def run(name, device, full=False, done=lambda outcome: None):
     return so_far("failed" if s.failures else "skipped" if why else "passed", why)
 
 
-def in_own_process(name, args):
-    """The same in a process of its own; one that does not end has failed, with what is known of it."""
+def in_own_process(name, args, note):
+    """The same in a process of its own; `note` is given what is known of it every second. If it dies, it has failed."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, __file__, "--only", name, "--out", folder, *["--full"] * args.full]
         command += ["--device", args.device, "--threads", str(args.threads)]
-        process = subprocess.run(command, stdout=subprocess.DEVNULL)
-        try:
-            (result,) = json.loads((Path(folder) / "gpu_acceptance.json").read_text())["checks"]
-        except OSError:  # it did not even begin
-            result = outcome(name, "not ended")
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        result, code = outcome(name, "not ended"), None
+        while code is None:
+            with suppress(subprocess.TimeoutExpired):
+                code = process.wait(1)
+            with suppress(FileNotFoundError):  # it has not yet begun
+                (known,) = json.loads((Path(folder) / "gpu_acceptance.json").read_text())["checks"]
+                if known != result:
+                    result = known
+                    note(result)
     if result["result"] == "not ended":
-        result["failures"].append(f"its process ended with exit code {process.returncode}")
+        result["failures"].append(f"its process ended with exit code {code}")
     return result
 
 
@@ -175,12 +182,14 @@ def main(argv=None):
         fail(f"--out {out}: {error.strerror}", PROG)
     faulthandler.enable()
     where, results, began = about(device), {}, time.perf_counter()
+    writing = threading.Lock()
     print(where, flush=True)
 
     def note(result):
-        results[result["check"]] = result
-        known = [results[name] for name in args.only if name in results]
-        write(known, where, time.perf_counter() - began, out)
+        with writing:
+            results[result["check"]] = result
+            known = [results[name] for name in args.only if name in results]
+            write(known, where, time.perf_counter() - began, out)
 
     def end(result):
         note(result)
@@ -192,11 +201,11 @@ def main(argv=None):
     else:
         apart = [name for name in args.only if name not in ALONE]
         with ThreadPoolExecutor(side_by_side(device)) as pool:
-            for done in as_completed([pool.submit(in_own_process, name, args) for name in apart]):
+            for done in as_completed([pool.submit(in_own_process, name, args, note) for name in apart]):
                 end(done.result())
         for name in args.only:
             if name in ALONE:
-                end(in_own_process(name, args))
+                end(in_own_process(name, args, note))
     failed = [r["check"] for r in results.values() if r["failures"]]
     print(f"{out / 'gpu_acceptance.md'}: {f'FAILED {failed}' if failed else 'all passed'}")
     sys.exit(1 if failed else 0)

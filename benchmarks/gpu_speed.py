@@ -102,7 +102,7 @@ def profile(s):
 
     for net, budget in KERNELS.items():
         with s.case(net):
-            job, count = job_of(s, f"--net {net} --bs 64", 64 * 20), 9
+            job, count = job_of(s, f"--net {net} --bs 64", 64 * 20), 3
             steps = steps_of(job, 10 + count)
             for _ in zip(range(10), steps, strict=False):
                 pass

@@ -82,9 +82,15 @@ def test_a_check_that_its_process_does_not_survive_has_failed_and_stops_no_other
     program = tmp_path / "program.py"
     program.write_text(DIES.format(benchmarks=str(ROOT / "benchmarks")))
     monkeypatch.setattr(gpu_acceptance, "__file__", str(program))
+    pages, write = [], gpu_acceptance.write
+    monkeypatch.setattr(
+        gpu_acceptance, "write", lambda known, *a: (pages.append(len(known)), write(known, *a))
+    )
     dead, other = results(tmp_path, "gap", "waits", code=1)
     assert dead["rows"] == [{"case": "first"}] and dead["failures"] == ["its process ended with exit code 7"]
-    assert other["result"] == "skipped"
+    assert other["result"] == "skipped" and len(pages) > 3, (
+        "what is known of a check is on the page before its end"
+    )
     page = (tmp_path / "gpu_acceptance.md").read_text()
     assert "second case. | not ended |" in page and "- **its process ended with exit code 7**" in page
 
