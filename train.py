@@ -105,7 +105,8 @@ def train(args, typed):
             directory = RunDirectory(args.resume) if args.resume else RunDirectory.create(*new)
         path = Path(world.gather(str(directory.path) if directory else args.resume)[0])
         job = build(args, typed, world, stop, config.get("data"))
-        job.say(f"threads {args.threads}{why}" if world.device.type == "cpu" else "")
+        if world.device.type == "cpu":
+            job.say(f"threads {args.threads}{why}")
         if args.eval_only:
             test(job, path if args.resume else None)
             return
