@@ -134,87 +134,24 @@ def train(args, typed):
 
 def build(args, typed, world, stop, known_data=None):
     """Data, net, loss and optimiser by name, as the flags say."""
-    import torch
-
-    from data import build_data
     from engine.checkpoint import seed_everything
     from engine.graph import why_not_graph
-    from engine.identity import same_data
     from engine.optim import build_optimizer
     from engine.precision import Precision, choose_compile, choose_kernels
     from engine.trainer import Trainer
-    from losses import build_loss, loss_parameters
-    from models import ModelInfo, build_model, count_parameters, freeze_all_but_head, net_facts, read_info
+    from losses import loss_parameters
+    from models import ModelInfo, count_parameters, net_facts
 
     seed_everything(args.seed)
     choose_kernels(world.device, args.deterministic)
     precision = Precision(world.device, args.amp)
-    if args.accumulate > 1 and args.accumulate * 2 * world.size > args.bs:
-        raise UserError(
-            f"--accumulate {args.accumulate} needs a --bs of {args.accumulate * 2 * world.size} or more: "
-            f"two images in each part of each process's share, got {args.bs}"
-        )
-    if args.bs < 2 * world.size:
-        raise UserError(f"--bs must be {2 * world.size} or more, two images a process, got {args.bs}")
-    if args.sync_bn and world.device.type != "cuda":
-        raise UserError("--sync-bn works on CUDA only: leave it out here")
-
-    # What the net wants, or what it was trained with; else the data set's own.
-    best = Path(args.resume) / "best.pt" if args.resume and args.eval_only else args.checkpoint
-    if args.resume and not args.eval_only and not Path(best).is_file():
-        best = ""  # the run has long had its weights from it
-    info = read_info(best) if best else None
-    if info and args.eval_only:
-        for flag, value in (("net", info.net), ("patch", info.patch_size), ("dimhead", info.dim)):
-            if flag in typed and str(getattr(args, flag)) != str(value):
-                raise UserError(f"--{flag} {getattr(args, flag)} contradicts {best}, which has {value}")
-            setattr(args, flag, value)
-    wishes = info or net_facts(args.net, args.pretrained)
-    names = info.class_names if info and args.eval_only else (known_data or {}).get("class_names")
-    size = args.size or (
-        info.image_size if info and args.eval_only else wishes.native_size if not info else 0
-    )
-    options = DataOptions(
-        augment=not args.noaug, randaug=args.randaug, label_noise=args.label_noise,
-        label_noise_kind=args.label_noise_kind, train_labels=args.train_labels,
-        label_column=args.label_column, imbalance=args.imbalance, val_split=args.val_split,
-        skip_bad=args.skip_bad, cache=args.cache, workers=args.workers, seed=args.seed, rank=world.rank,
-        world_size=world.size, mean=wishes.mean, std=wishes.std, interpolation=wishes.interpolation,
-        crop_pct=wishes.crop_pct, eval_only=args.eval_only, class_names=names,
-        channels_last=net_facts(args.net).channels_last,
-    )  # fmt: skip
-    data = build_data(args.dataset, args.data_dir, size or 0, args.bs, world.device, options)
-    if known_data and not args.eval_only:
-        same_data(known_data, data.facts(), args.dataset, args.resume)
-
+    check_batch(args, world)
+    weights, info = known_weights(args, typed)
+    data = load_data(args, world, info, known_data)
     loss_options = {name: getattr(args, name) for name in loss_parameters(args.loss) if hasattr(args, name)}
-    weight = None
-    if args.class_weights == "balanced" and data.train:
-        counts = torch.tensor(data.class_counts, dtype=torch.float32)
-        if not counts.all():
-            absent = data.class_names[int(counts.argmin())]
-            raise UserError(
-                f"--class-weights balanced: no training image has the label {absent!r}; leave it out"
-            )
-        weight = counts.sum() / (len(counts) * counts)
-    smoothing = {"label_smoothing": args.label_smoothing} if args.label_smoothing else {}
-    loss = build_loss(args.loss, **loss_options, **smoothing, weight=weight)
-    if args.k_end:
-        loss.anneal(info.loss_options["k"] if info and args.eval_only else args.k)
-    loss.to(world.device)
-
-    net = build_model(
-        args.net, data.num_classes, data.image_size, args.patch, args.dimhead,
-        pretrained=args.pretrained, checkpoint=best or None,
-        load_weights=args.eval_only or not args.resume, new_head=not args.eval_only,
-    )  # fmt: skip
-    if args.freeze:
-        freeze_all_but_head(net)
-    if args.sync_bn:
-        net = torch.nn.SyncBatchNorm.convert_sync_batchnorm(net)
+    loss = make_loss(args, loss_options, data, info).to(world.device)
     channels_last = net_facts(args.net).channels_last
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    net.to(world.device, memory_format=layout)
+    net = make_net(args, data, weights, world.device, channels_last)
     learning = [p for p in net.parameters() if p.requires_grad]
     optimizer = build_optimizer(args.opt, learning, args.lr, args.weight_decay, world.device)
 
@@ -253,6 +190,102 @@ def build(args, typed, world, stop, known_data=None):
     how = ", compiled" * compiled + ", a graph a step" * graphed
     job.say(f"device  {world.size} × {world.device.type}, {precision}{how}")
     return job
+
+
+def check_batch(args, world):
+    """Refuse batches that some process, or some part of one, would have too few images of."""
+    if args.accumulate > 1 and args.accumulate * 2 * world.size > args.bs:
+        raise UserError(
+            f"--accumulate {args.accumulate} needs a --bs of {args.accumulate * 2 * world.size} or more: "
+            f"two images in each part of each process's share, got {args.bs}"
+        )
+    if args.bs < 2 * world.size:
+        raise UserError(f"--bs must be {2 * world.size} or more, two images a process, got {args.bs}")
+    if args.sync_bn and world.device.type != "cuda":
+        raise UserError("--sync-bn works on CUDA only: leave it out here")
+
+
+def known_weights(args, typed):
+    """The file of weights to begin with or to test, and what it says of its net; ("", None) without one.
+
+    A test takes its net from there.
+    """
+    from models import read_info
+
+    weights = Path(args.resume) / "best.pt" if args.resume and args.eval_only else args.checkpoint
+    if args.resume and not args.eval_only and not Path(weights).is_file():
+        weights = ""  # the run has long had its weights from it
+    info = read_info(weights) if weights else None
+    if info and args.eval_only:
+        for flag, value in (("net", info.net), ("patch", info.patch_size), ("dimhead", info.dim)):
+            if flag in typed and str(getattr(args, flag)) != str(value):
+                raise UserError(f"--{flag} {getattr(args, flag)} contradicts {weights}, which has {value}")
+            setattr(args, flag, value)
+    return weights, info
+
+
+def load_data(args, world, info, known_data):
+    """The images as the net wants them, or as it was trained with them; else as is usual for the data set."""
+    from data import build_data
+    from engine.identity import same_data
+    from models import net_facts
+
+    wishes, tested = info or net_facts(args.net, args.pretrained), info if args.eval_only else None
+    names = tested.class_names if tested else (known_data or {}).get("class_names")
+    size = args.size or (tested.image_size if tested else 0 if info else wishes.native_size)
+    options = DataOptions(
+        augment=not args.noaug, randaug=args.randaug, label_noise=args.label_noise,
+        label_noise_kind=args.label_noise_kind, train_labels=args.train_labels,
+        label_column=args.label_column, imbalance=args.imbalance, val_split=args.val_split,
+        skip_bad=args.skip_bad, cache=args.cache, workers=args.workers, seed=args.seed, rank=world.rank,
+        world_size=world.size, mean=wishes.mean, std=wishes.std, interpolation=wishes.interpolation,
+        crop_pct=wishes.crop_pct, eval_only=args.eval_only, class_names=names,
+        channels_last=net_facts(args.net).channels_last,
+    )  # fmt: skip
+    data = build_data(args.dataset, args.data_dir, size or 0, args.bs, world.device, options)
+    if known_data and not args.eval_only:
+        same_data(known_data, data.facts(), args.dataset, args.resume)
+    return data
+
+
+def make_loss(args, options, data, info):
+    """The loss, with class weights n / (classes · n_c) where that is wanted."""
+    import torch
+
+    from losses import build_loss
+
+    weight = None
+    if args.class_weights == "balanced" and data.train:
+        counts = torch.tensor(data.class_counts, dtype=torch.float32)
+        if not counts.all():
+            absent = data.class_names[int(counts.argmin())]
+            raise UserError(
+                f"--class-weights balanced: no training image has the label {absent!r}; leave it out"
+            )
+        weight = counts.sum() / (len(counts) * counts)
+    smoothing = {"label_smoothing": args.label_smoothing} if args.label_smoothing else {}
+    loss = build_loss(args.loss, **options, **smoothing, weight=weight)
+    if args.k_end:
+        loss.anneal(info.loss_options["k"] if info and args.eval_only else args.k)
+    return loss
+
+
+def make_net(args, data, weights, device, channels_last):
+    """The net on the device, with its first weights."""
+    import torch
+
+    from models import build_model, freeze_all_but_head
+
+    net = build_model(
+        args.net, data.num_classes, data.image_size, args.patch, args.dimhead,
+        pretrained=args.pretrained, checkpoint=weights or None,
+        load_weights=args.eval_only or not args.resume, new_head=not args.eval_only,
+    )  # fmt: skip
+    if args.freeze:
+        freeze_all_but_head(net)
+    if args.sync_bn:
+        net = torch.nn.SyncBatchNorm.convert_sync_batchnorm(net)
+    return net.to(device, memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 
 def start(job, path, directory):
