@@ -106,7 +106,19 @@ def test_without_intercept_the_intercept_is_zero():
 
 @pytest.mark.parametrize(
     "parameters",
-    [{"objective": "hinge"}, {"k": 0.0}, {"C": 0}, {"tol": -1}, {"solver": "sag"}, {"max_iter": -1}],
+    [
+        {"objective": "hinge"},
+        {"k": 0.0},
+        {"C": 0},
+        {"tol": -1},
+        {"tol": np.inf},
+        {"solver": "sag"},
+        {"max_iter": -1},
+        {"fit_intercept": "False"},
+        {"warm_start": "no"},
+        {"class_weight": {1: np.inf}},
+        {"C": 1e-320},
+    ],
 )
 def test_a_parameter_out_of_range_is_named_at_fit(parameters):
     with pytest.raises(ValueError, match=next(iter(parameters))):

@@ -5,6 +5,7 @@ import sys
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse
 from sklearn.datasets import load_breast_cancer, load_wine
@@ -185,6 +186,85 @@ def test_other_ways_to_stop_far_from_a_minimum_are_said_too():
         warnings.simplefilter("error")
         RootedLogisticRegression(C=1e30).fit(*overlapping())
         RootedLogisticRegression(C=10.0).fit(*apart)
+
+
+@pytest.mark.parametrize("objective", ["rlo", "logistic"])
+def test_a_finite_c_that_tol_cannot_see_on_data_separable_in_part_is_said(objective):
+    X, y = quasi_separable()
+    for C in (1e8, 1e12):
+        for solver in ("lbfgs", "newton"):
+            with pytest.warns(
+                ConvergenceWarning, match="too large for the penalty to be seen: one more Newton"
+            ):
+                RootedLogisticRegression(objective, C=C, solver=solver).fit(X, y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        RootedLogisticRegression(objective, C=1e4).fit(X, y)
+        fine = [
+            RootedLogisticRegression(objective, C=1e8, tol=1e-13, solver=s).fit(X, y)
+            for s in ("lbfgs", "newton")
+        ]
+    np.testing.assert_allclose(fine[0].coef_, fine[1].coef_, rtol=1e-3)
+
+
+def test_a_class_too_rare_for_tol_is_said():
+    Z, y = overlapping()
+    weight = np.where(y == 0, 1e-9, 1.0)
+    with pytest.warns(ConvergenceWarning, match="tol is too large for class 0 to be seen"):
+        RootedLogisticRegression(C=0.1).fit(Z, y, sample_weight=weight)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = RootedLogisticRegression("logistic", C=1e-9, tol=1e-15).fit(Z, y, sample_weight=weight)
+    share = weight[y == 0].sum() / weight.sum()
+    np.testing.assert_allclose(model.predict_proba(Z)[:, 0], share, rtol=1e-3)
+
+
+@pytest.mark.parametrize("store", [np.asarray, scipy.sparse.csr_matrix])
+def test_samples_of_weight_0_are_as_good_as_absent(store):
+    Z, y = overlapping(3)
+    more = np.vstack([Z, 1e300 * Z])
+    weight = np.repeat([1.0, 0.0], len(Z))
+    model = RootedLogisticRegression().fit(store(more), np.r_[y, 2 - y], sample_weight=weight)
+    np.testing.assert_allclose(model.coef_, RootedLogisticRegression().fit(Z, y).coef_, rtol=1e-4)
+    # Nor do they hide that the others are separable.
+    side = (Z[:, 0] > 0).astype(int)
+    with pytest.warns(ConvergenceWarning, match="classes are separable"):
+        RootedLogisticRegression(C=1e12).fit(np.vstack([Z, Z]), np.r_[side, 1 - side], sample_weight=weight)
+
+
+def test_columns_at_the_end_of_float64_count_or_are_refused():
+    Z, y = overlapping()
+    model = RootedLogisticRegression(C=np.inf).fit(Z, y)
+    for unit in (1e-300, 1e300):
+        X = Z * [unit, 1, 1]
+        for data in (X, scipy.sparse.csr_matrix(X)):
+            other = RootedLogisticRegression(C=np.inf).fit(data, y)
+            np.testing.assert_allclose(other.coef_ * [unit, 1, 1], model.coef_, rtol=1e-3)
+    for unit, dtype in ((1e-322, float), (1e-42, np.float32)):
+        with pytest.raises(ValueError, match="column 0 is so small that its weights overflow"):
+            RootedLogisticRegression(C=np.inf).fit((Z * [unit, 1, 1]).astype(dtype), y)
+
+
+def test_a_warm_start_in_other_units_is_no_worse_than_a_cold_one():
+    Z, y = overlapping(3)
+    for unit in (1e6, 1e200):
+        model = RootedLogisticRegression(warm_start=True).fit(Z, y)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            model.fit(unit * Z, y)
+        np.testing.assert_allclose(
+            model.coef_, RootedLogisticRegression().fit(unit * Z, y).coef_, rtol=1e-3, atol=1e-3 / unit
+        )
+
+
+def test_nullable_labels_do_not_pass_through_floats():
+    labels = pd.Series([2**53, 2**53 + 1, 5] * 4, dtype="Int64")
+    X = np.tile(np.eye(3), (4, 1))
+    model = RootedLogisticRegression().fit(X, labels)
+    assert model.classes_.tolist() == [5, 2**53, 2**53 + 1]
+    assert model.predict(np.eye(3)).tolist() == [2**53, 2**53 + 1, 5]
+    with pytest.raises(ValueError, match="NaN"):
+        RootedLogisticRegression().fit(X, labels.where(labels != 5))
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from .objectives import Objective, check_real
-from .optimizers import minimize
+from .optimizers import minimize, newton_step
 from .scaling import Scaling
 from .separation import COMPLETE, QUASI, separation_at
 
@@ -23,6 +23,16 @@ SOLVERS = ("lbfgs", "newton")
 # and 10 times as many as there are weights. For this many weights at most.
 LARGEST_POLISH = 1000
 FEW = 300
+# Far out along a direction that separates, every Newton step moves scores by about 1; at a minimum by nothing.
+UNSETTLED = 0.1
+
+
+def _whole(y):
+    """Nullable whole numbers of pandas as NumPy's: through float64, as scikit-learn has it, 2⁵³ + 1 is 2⁵³."""
+    dtype = getattr(y, "dtype", None)
+    if isinstance(dtype, np.dtype) or getattr(dtype, "kind", "") not in ("i", "u") or y.isna().any():
+        return y
+    return y.to_numpy(dtype=dtype.numpy_dtype)
 
 
 class RootedLogisticRegression(LinearClassifierMixin, SparseCoefMixin, BaseEstimator):
@@ -120,26 +130,37 @@ class RootedLogisticRegression(LinearClassifierMixin, SparseCoefMixin, BaseEstim
         Raises
         ------
         ValueError
-            For a parameter out of range, NaN or infinity in X, or fewer than two classes in y.
+            For a parameter out of range, NaN or infinity in X, fewer than two classes in y, or a column so small
+            that its coefficient overflows the dtype of X.
 
         Warns
         -----
         ConvergenceWarning
             When `max_iter` iterations, or float64, were not enough for `tol`; and when there is no minimum, or
-            none that `tol` could see, because the classes are separable and there is next to no penalty, or
-            because a class has no weight and its intercept falls for ever.
+            none that `tol` could see: because the classes are separable, were it in part, and there is next to no
+            penalty, or because a class has next to no weight and its intercept falls for ever. (With a finite C
+            and separable in part, or a class that is only rare: for up to 1,000 weights.)
         """
         self._check_parameters()
         dtypes = [np.float64, np.float32]
-        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=dtypes, order="C")
+        X, y = validate_data(self, X, _whole(y), accept_sparse="csr", dtype=dtypes, order="C")
         check_classification_targets(y)
         classes, codes = np.unique(y, return_inverse=True)
         if len(classes) < 2:
             raise ValueError(f"y must hold at least two classes, got one class only: {classes[0]!r}")
         weight = self._sample_weight(sample_weight, X, y, classes, codes)
         k = self.k if self.objective == "rlo" else None
-        total = weight.sum()
-        l2 = 1 / (self.C * total)
+        with np.errstate(over="ignore", divide="ignore"):
+            total = weight.sum()
+            l2 = 1 / (self.C * total)
+        if not (np.isfinite(total) and np.isfinite(l2)):
+            raise ValueError(
+                f"the sum of the weights, {total:.3g}, or 1 / (C · sum), {l2:.3g}, is not finite: change C "
+                f"({self.C:.3g}) or the unit of the weights"
+            )
+        if (weight == 0).any():  # as if such samples were not there, whatever they hold
+            seen = weight > 0
+            X, codes, weight = X[seen], codes[seen], weight[seen]
         # Curvature of φ at 0, where the average sample has p = 1/C.
         bend = 0.25 if k is None else 0.25 * (1 + 1 / k) * len(classes) ** min(1 / k, 50)
         scaling = Scaling(X, weight / total, l2, bend, centre=bool(self.fit_intercept))
@@ -153,11 +174,14 @@ class RootedLogisticRegression(LinearClassifierMixin, SparseCoefMixin, BaseEstim
             sample_weight=weight,
             centre=scaling.centre,
         )
-        w, n_iter = self._solve(objective, scaling, self._start(classes, objective, scaling))
-        self._warn_if_endless(objective, w, classes)
-        coef, intercept = scaling.outwards(w, objective.rows)
-        self.classes_ = classes
-        self.coef_, self.intercept_ = coef.astype(X.dtype), intercept.astype(X.dtype)
+        w, n_iter, converged = self._solve(objective, scaling, self._start(classes, objective, scaling))
+        self._warn_if_endless(objective, w, classes, converged)
+        with np.errstate(over="ignore", invalid="ignore"):
+            coef, intercept = (a.astype(X.dtype) for a in scaling.outwards(w, objective.rows))
+        if not (np.isfinite(coef).all() and np.isfinite(intercept).all()):
+            column = int(np.argmin(scaling.d))
+            raise ValueError(f"column {column} is so small that its weights overflow {X.dtype}: rescale it")
+        self.classes_, self.coef_, self.intercept_ = classes, coef, intercept
         self.k_ = np.inf if k is None else float(k)
         self.n_iter_ = np.array([n_iter], dtype=np.int32)
         return self
@@ -173,35 +197,42 @@ class RootedLogisticRegression(LinearClassifierMixin, SparseCoefMixin, BaseEstim
             options = {} if sample_weight is None else {"sample_weight": sample_weight}
             factor = compute_class_weight(self.class_weight, classes=classes, y=y, **options)
             weight = weight * factor[codes]
-            if weight.min() < 0 or not weight.any():
-                raise ValueError("class_weight must be ≥ 0, and > 0 for at least one class in y")
+            if not np.isfinite(factor).all() or weight.min() < 0 or not weight.any():
+                raise ValueError("class_weight must be finite, ≥ 0, and > 0 for at least one class in y")
         return weight
 
     def _start(self, classes, objective, scaling):
-        """The last fit's weights with warm_start, where they fit; else None."""
+        """The last fit's weights with warm_start, where they fit and are better than zeros; else None."""
         shape = objective.rows, len(scaling.d)
         if not self.warm_start or getattr(self, "coef_", None) is None or self.coef_.shape != shape:
             return None
         self.densify()
         intercept = self.intercept_.astype(float) if self.fit_intercept else None
-        return scaling.inwards(self.coef_.astype(float), intercept)
+        with np.errstate(over="ignore", invalid="ignore"):  # weights for columns of another unit
+            start = scaling.inwards(self.coef_.astype(float), intercept)
+            value = objective.value_and_gradient(start)[0]
+        return start if value <= objective.value_and_gradient(np.zeros_like(start))[0] else None
 
     def _check_parameters(self):
         for name, known in (("objective", OBJECTIVES), ("solver", SOLVERS)):
             value = getattr(self, name)
             if value not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
-        for name in ("C", "tol"):
+        for name, largest in (("C", np.inf), ("tol", np.finfo(float).max)):
             value = getattr(self, name)
-            if not (isinstance(value, Real) and value > 0):
+            if not (isinstance(value, Real) and 0 < value <= largest):
                 raise ValueError(f"{name} must be a number > 0, got {value!r}")
+        for name in ("fit_intercept", "warm_start"):
+            value = getattr(self, name)
+            if not isinstance(value, (bool, np.bool_)) and value not in (0, 1):  # "False" is no False
+                raise ValueError(f"{name} must be True or False, got {value!r}")
         if self.objective == "rlo":
             check_real("k", self.k, 0, inclusive=False)
         if not (isinstance(self.max_iter, Integral) and self.max_iter >= 0):
             raise ValueError(f"max_iter must be an integer ≥ 0, got {self.max_iter!r}")
 
     def _solve(self, objective, scaling, start):
-        """The scaled weights and the number of iterations; warns where the gradient is still above tol."""
+        """The scaled weights, the number of iterations, and whether the gradient is below tol; else it warns."""
 
         def largest(gradient):
             return scaling.largest_gradient(gradient, objective.rows, self.tol, objective.mean_slope)
@@ -229,26 +260,38 @@ class RootedLogisticRegression(LinearClassifierMixin, SparseCoefMixin, BaseEstim
                 f"largest entry of the gradient is {result.gradient_norms[-1]:.1e}, tol is {self.tol:g}; {advice}"
             )
             warnings.warn(message, ConvergenceWarning, stacklevel=3)
-        return result.w, n_iter
+        return result.w, n_iter, result.status == "converged"
 
-    def _warn_if_endless(self, objective, w, classes):
+    def _warn_if_endless(self, objective, w, classes, converged):
         """Say so where moving along some direction lowers the objective for ever, or beyond what tol can see."""
-        weightless = np.bincount(objective.labels, objective.share, len(classes)) == 0
+        share = np.bincount(objective.labels, objective.share, len(classes))
         W = w.reshape(objective.rows, -1)[:, : objective.X.shape[1]]
+        faint = np.abs(objective.l2 * W).max(initial=0) <= self.tol
+        rare = bool(self.fit_intercept) and share.min() <= self.tol / UNSETTLED
         message = ""
-        if self.fit_intercept and weightless.any():
-            message = f"class {classes[weightless][0]} has no weight: leave its samples out"
+        if self.fit_intercept and not share.all():
+            message = f"class {classes[share == 0][0]} has no weight: leave its samples out"
         elif np.isinf(self.C):
             kind = separation_at(objective, w)
             message = f"the classes are {kind} and C is infinite: give a finite C" * (
                 kind in (COMPLETE, QUASI)
             )
-        elif np.abs(objective.l2 * W).max() <= self.tol and objective.smallest_margin(w) > 0:
+        elif faint and objective.smallest_margin(w) > 0:
             message = (
                 "the classes are separable and tol is too large for the penalty to be seen: lower C or tol"
             )
         if message:
             message += "; there is no minimum nearby, the coefficients only stopped growing"
+        elif converged and (faint or rare) and objective.size <= LARGEST_POLISH:
+            step = newton_step(objective, w, objective.value_and_gradient(w)[1])
+            move = np.abs(objective.scores(w + step) - objective.scores(w)).max()
+            if move > UNSETTLED:
+                unseen = f"class {classes[share.argmin()]}" if rare else "the penalty"
+                message = (
+                    f"tol is too large for {unseen} to be seen: one more Newton step would move a score by {move:.2g}; "
+                    f"lower tol{' or C' * (not rare)}"
+                )
+        if message:
             warnings.warn(message, ConvergenceWarning, stacklevel=3)
 
     def predict_log_proba(self, X):

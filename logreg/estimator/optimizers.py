@@ -146,19 +146,24 @@ def lbfgs(objective, w, observe):
         pass
 
 
-def newton(objective, w, observe):
-    """Newton's method, damped: steps halved from 1 until Armijo's rule holds.
+def newton_step(objective, w, gradient):
+    """−H⁻¹ ∇F at `w`, a new ndarray.
 
     Directions in which the Hessian is flat to rounding (the unused pixels of digits, the common shift of all
     classes) are left alone: there the gradient is rounding too.
     """
+    curvature, basis = np.linalg.eigh(objective.hessian(w))
+    steep = curvature > curvature[-1] * len(curvature) * np.finfo(float).eps
+    basis, curvature = basis[:, steep], curvature[steep]
+    return -basis @ ((basis.T @ gradient) / curvature)
+
+
+def newton(objective, w, observe):
+    """Newton's method, damped: steps halved from 1 until Armijo's rule holds."""
     value, gradient = objective.value_and_gradient(w)
     idle = 0
     while not observe(w, value, gradient):
-        curvature, basis = np.linalg.eigh(objective.hessian(w))
-        steep = curvature > curvature[-1] * len(curvature) * np.finfo(float).eps
-        basis, curvature = basis[:, steep], curvature[steep]
-        direction = -basis @ ((basis.T @ gradient) / curvature)
+        direction = newton_step(objective, w, gradient)
         slope = gradient @ direction
         # Next to the minimum the decrease drowns in the value's own rounding, which must not stop the step.
         rounding = 8 * np.finfo(float).eps * abs(value)

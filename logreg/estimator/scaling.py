@@ -37,12 +37,12 @@ class Scaling:
 
     def __init__(self, X, share, l2, curvature, centre):
         sparse = scipy.sparse.issparse(X)
-        # Powers of two, so that dividing rounds nothing; squares of 1e200 would overflow.
+        # Powers of two, so that dividing rounds nothing; squares of 1e200 would overflow, those of 1e-200 vanish.
         largest, smallest = X.max(axis=0), X.min(axis=0)
         if sparse:
             largest, smallest = largest.toarray().ravel(), smallest.toarray().ravel()
-        largest = np.maximum(largest, -smallest)
-        unit = np.where(largest > 0, np.exp2(np.floor(np.log2(np.maximum(largest, 1e-100)))), 1)
+        largest = np.maximum(largest, -smallest).astype(float)
+        unit = np.where(largest > 0, np.exp2(np.floor(np.log2(np.maximum(largest, 1e-200)))), 1)
         if sparse:
             Z = X.multiply(1 / unit).tocsr()
             mean = share @ Z if centre else np.zeros(Z.shape[1])
@@ -61,7 +61,7 @@ class Scaling:
         eps = len(share) * np.finfo(float).eps
         constant = square <= (eps * mean) ** 2
         square = np.where(constant, 0, square)
-        size = np.sqrt(square + l2 / curvature / unit / unit)
+        size = np.hypot(np.sqrt(square), np.sqrt(l2 / curvature) / unit)
         size = np.where(size > 0, size, 1)
         self.d, self.mean = size * unit, mean * unit
         self.l2 = l2 / self.d / self.d
