@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 REDUCTIONS = ("mean", "sum", "none")
+_is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)  # torch 2.6 does not say
 
 
 def check_real(name: str, value: float, minimum: float, *, inclusive: bool = True) -> None:
@@ -110,8 +111,21 @@ def has_values(x: Tensor) -> bool:
     return x.device.type == "cpu" and type(x) is Tensor and not torch._C._len_torch_dispatch_stack()
 
 
+def _is_compiled_for_training() -> bool:
+    """Whether a compiler reads along whose gradients have no further derivatives.
+
+    A transform of torch.func inside may differentiate twice; what torch.export writes is differentiated later.
+    """
+    if not torch.compiler.is_compiling() or _is_exporting():
+        return False
+    return not torch._C._are_functorch_transforms_active()
+
+
 class _Phi(torch.autograd.Function):
-    """φ(ℓ) for compilers, whose derivative they would else compute for every logit instead of every sample."""
+    """φ(ℓ) for compilers, whose derivative they would else compute for every logit instead of every sample.
+
+    Once differentiable: its slope is a constant to whoever differentiates again.
+    """
 
     @staticmethod
     def forward(cross_entropy, phi, pair):
@@ -206,14 +220,15 @@ def class_loss(
     counted = target != ignore_index
     total = counted
     if weight is not None:
-        total = weight[torch.where(counted, target, 0).long()] * counted
+        # A dimension more, as vmap cannot index with a sample's single label.
+        total = weight[torch.where(counted, target, 0).long().unsqueeze(0)].squeeze(0) * counted
     if pair is not None and not label_smoothing and reduction != "none" and target.numel():
         if _is_differentiated_plainly(logits, weight, scale):
             return _summed(phi, pair, scale, logits, target, counted, total, ignore_index, reduction)
     denominator = total.sum(dtype=logits.dtype) if reduction == "mean" else 1
     cross_entropy = F.cross_entropy(logits, target, ignore_index=ignore_index, reduction="none")
-    compiled = pair is not None and torch.compiler.is_compiling()
-    loss = (_Phi.apply(cross_entropy, phi, pair) if compiled else phi(cross_entropy)) * total
+    faster = pair is not None and _is_compiled_for_training()
+    loss = (_Phi.apply(cross_entropy, phi, pair) if faster else phi(cross_entropy)) * total
     if label_smoothing:
         smooth = _sum_over_classes(phi, logits, 1 / logits.shape[class_dim], weight, class_dim)
         loss = (1 - label_smoothing) * loss + label_smoothing * smooth.masked_fill(~counted, 0.0)

@@ -14,17 +14,24 @@ def focal_from_ce(cross_entropy: Tensor, alpha: float = 0.25, gamma: float = 2.0
     tensor([0.0000, 0.1733])
     """
     _check(alpha, gamma)
-    # Below, ℓ ↦ (…)^γ has an infinite slope at 0 for γ < 1; above, float32 logits can be further apart than
-    # float32 can say, which leaves ℓ infinite.
-    info = torch.finfo(cross_entropy.dtype)
-    ell = F.hardtanh(cross_entropy, info.tiny, info.max**0.5)  # a clamp, in fewer kernels
+    ell = F.hardtanh(cross_entropy, *_bounds(cross_entropy.dtype))  # a clamp, in fewer kernels
     return (-torch.expm1(-ell)).pow(gamma) * ell * alpha
+
+
+def _bounds(dtype: torch.dtype) -> tuple[float, float]:
+    """Where ℓ is cut off.
+
+    Below, (…)^γ has an infinite slope at 0 for γ < 1: what is cut is small enough for its square to be 0, and
+    large enough for a factor times its (γ − 1)th power not to be infinite. Above, float32 logits can be further
+    apart than float32 can say, which leaves ℓ infinite.
+    """
+    info = torch.finfo(dtype)
+    return info.tiny**0.75, info.max**0.5
 
 
 def _pair(ell: Tensor, gamma: float, alpha: float | Tensor = 1.0) -> tuple[Tensor, Tensor]:
     """φ and φ′ = α (1 − p)^(γ − 1) (1 − p + γ p ℓ) of :func:`focal_from_ce`, without autograd."""
-    info = torch.finfo(ell.dtype)
-    ell = ell.clamp(info.tiny, info.max**0.5)
+    ell = ell.clamp(*_bounds(ell.dtype))
     p = -ell
     wrong = torch.expm1(p).neg_()
     power = wrong.pow(gamma - 1).mul_(alpha)

@@ -483,6 +483,50 @@ def test_compiles_without_graph_breaks(name, batch):
         torch.testing.assert_close(a.grad, b.grad)
 
 
+@pytest.mark.parametrize("name", CLASS_LOSSES)
+def test_transforms_inside_a_compiled_function_are_those_outside(name, batch):
+    """Second derivatives above all: none may be missing without a word."""
+    loss, (logits, target) = CLASS_LOSSES[name], batch
+
+    def hessian_vector(z):
+        inner = torch.func.grad(lambda q: loss(q, target))
+        return torch.func.grad(lambda q: inner(q).square().sum())(z)
+
+    per_sample = torch.func.vmap(torch.func.grad(loss))
+    for f, arguments in ((hessian_vector, (logits,)), (per_sample, (logits, target))):
+        torch._dynamo.reset()
+        compiled = torch.compile(f, fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(compiled(*arguments), f(*arguments))
+
+
+@pytest.mark.skipif(
+    not hasattr(torch.compiler, "is_exporting"), reason="torch 2.6 does not say that it exports"
+)
+@pytest.mark.parametrize("strict", [False, True])
+def test_an_exported_model_with_its_loss_can_be_trained(strict, batch):
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head, self.loss = torch.nn.Linear(5, 5).double(), losses.RLOLoss()
+
+        def forward(self, x, y):
+            return self.loss(self.head(x), y)
+
+    logits, target = batch
+    size = torch.export.Dim("size")
+    model = Model()
+    exported = torch.export.export(
+        model, (logits, target), dynamic_shapes=({0: size}, {0: size}), strict=strict
+    )
+    fewer, targets = logits[:3], torch.where(torch.arange(3) == 1, -100, target[:3])
+    got, want = exported.module()(fewer, targets), model(fewer, targets)
+    torch.testing.assert_close(got, want)
+    gradients = torch.autograd.grad(want, list(model.parameters()))
+    trained = exported.module()
+    trained(fewer, targets).backward()
+    torch.testing.assert_close([p.grad for p in trained.parameters()], list(gradients))
+
+
 @pytest.mark.slow
 def test_root_and_rlo_compile_to_machine_code(batch):
     logits, target = batch[0].float(), batch[1]
@@ -493,10 +537,12 @@ def test_root_and_rlo_compile_to_machine_code(batch):
 @pytest.mark.parametrize("name", AT_EVERY_K)
 def test_torch_func_gives_per_sample_gradients(name, batch):
     logits, target = batch
-    per_sample = torch.func.vmap(torch.func.grad(lambda z, y: AT_EVERY_K[name](z, y)))(logits, target)
-    z = logits.clone().requires_grad_()
-    (want,) = torch.autograd.grad(AT_EVERY_K[name](z, target, reduction="sum"), z)
-    torch.testing.assert_close(per_sample, want)
+    for weight in (None, torch.arange(1.0, 6.0, dtype=logits.dtype)):
+        loss = functools.partial(AT_EVERY_K[name], reduction="sum", weight=weight)
+        per_sample = torch.func.vmap(torch.func.grad(loss))(logits, target)
+        z = logits.clone().requires_grad_()
+        (want,) = torch.autograd.grad(loss(z, target), z)
+        torch.testing.assert_close(per_sample, want)
     value, tangent = torch.func.jvp(
         lambda z: AT_EVERY_K[name](z, target, reduction="sum"), (logits,), (torch.ones_like(logits),)
     )

@@ -128,6 +128,23 @@ def test_roots_gradient_is_precise_where_p_is_small(k, options):
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("options", [{"reduction": "sum"}, {"weight": torch.tensor([1.0, 1e-6])}, {}])
+def test_focal_without_focus_is_finite_where_a_sample_is_certain(options):
+    """At γ near 0 the power (1 − p)^(γ − 1) of a sample whose ℓ is 0 is as large as its dtype allows."""
+    for alpha in (0.25, 4.0, 1e6):
+        for gamma in (0.0, 0.01, 0.5):
+            logits = torch.tensor([[200.0, 0.0], [0.0, 1.0]], requires_grad=True)
+            loss = focal_loss(logits, torch.tensor([0, 1]), alpha, gamma, **options)
+            loss.backward()
+            exact = logits.detach().double().requires_grad_()
+            if "weight" in options:
+                options = {"weight": options["weight"].double()}
+            want = focal_loss(exact, torch.tensor([0, 1]), alpha, gamma, **options)
+            want.backward()
+            torch.testing.assert_close(loss.double(), want, rtol=1e-6, atol=0)
+            torch.testing.assert_close(logits.grad.double(), exact.grad, rtol=1e-5, atol=1e-12)
+
+
 def test_smoothing_over_many_words_does_not_overflow_where_the_mean_does_not():
     for k in (0.05, 0.5, 1.0):
         logits = torch.zeros(2, 1000, requires_grad=True)
