@@ -267,6 +267,10 @@ def parse_train(argv: list[str] | None = None, documentation: str | None = None)
     for name in ("dataset", "net", "data_dir", "out", "run_name", "checkpoint", "resume", "train_labels"):
         if name in typed and not getattr(args, name):  # an unset variable of the shell, as a rule
             parser.error(f"--{name.replace('_', '-')} is empty: give it a value, or leave it out")
+    if args.quick and args.resume not in ("", "auto"):
+        parser.error(
+            "--quick keeps nothing, and --resume continues or tests a run that is kept: leave one out"
+        )
     if bool(args.train_labels) != bool(args.label_column):
         parser.error("--train-labels FILE and --label-column NAME go together: give both")
     if args.warmup and args.warmup >= args.epochs:

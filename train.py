@@ -12,6 +12,7 @@ import math
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -40,6 +41,7 @@ class Job:
     total_steps: int
     saver: object = None  # engine.saver.Saver, once there is a run directory
     progress: object = None  # engine.saver.Progress
+    report_in: Path = None  # where a test's report goes: the run's directory, or one in it for other data
     notes: list[str] = field(default_factory=list)
 
     def say(self, text):
@@ -104,16 +106,16 @@ def train(args, typed):
             new = (args.out, args.run_name, name)
             directory = RunDirectory(args.resume) if args.resume else RunDirectory.create(*new)
         path = Path(world.gather(str(directory.path) if directory else args.resume)[0])
-        job = build(args, typed, world, stop, config.get("data"))
+        job = build(args, typed, world, stop, config)
         if world.device.type == "cpu":
             job.say(f"threads {args.threads}{why}")
         if args.eval_only:
-            test(job, path if args.resume else None)
+            test(job)
             return
         start(job, path, directory)
         with stop.deferred():
             run_epochs(job, directory)
-            report = test(job, path)
+            report = test(job)
         if directory:
             directory.draw()
         job.say(f"memory  {world.peak_memory():.2f} GiB at peak")
@@ -132,10 +134,11 @@ def train(args, typed):
         world.close()
 
 
-def build(args, typed, world, stop, known_data=None):
-    """Data, net, loss and optimiser by name, as the flags say."""
+def build(args, typed, world, stop, config):
+    """Data, net, loss and optimiser by name, as the flags say; `config` is the resumed run's."""
     from engine.checkpoint import seed_everything
     from engine.graph import why_not_graph
+    from engine.identity import folder_of_test
     from engine.optim import build_optimizer
     from engine.precision import Precision, choose_compile, choose_kernels
     from engine.trainer import Trainer
@@ -147,7 +150,7 @@ def build(args, typed, world, stop, known_data=None):
     precision = Precision(world.device, args.amp)
     check_batch(args, world)
     weights, info = known_weights(args, typed)
-    data = load_data(args, world, info, known_data)
+    data, own = load_data(args, world, info, config)
     loss_options = {name: getattr(args, name) for name in loss_parameters(args.loss) if hasattr(args, name)}
     loss = make_loss(args, loss_options, data, info).to(world.device)
     channels_last = net_facts(args.net).channels_last
@@ -178,6 +181,13 @@ def build(args, typed, world, stop, known_data=None):
             logit_scale=getattr(loss, "logit_scale", 1.0), dataset=args.dataset, fingerprint=data.fingerprint,
         )  # fmt: skip
     job = Job(args, world, stop, data, trainer, info, total_steps)
+    if args.resume and args.eval_only:
+        job.report_in = Path(args.resume)
+        if not own:
+            job.report_in = folder_of_test(args.resume, args.dataset, data.fingerprint)
+            notes.append(
+                f"not the data of the run's training: its report stays, this one is in {job.report_in}"
+            )
     ignored = [f"--{n}" for n in OF_THE_LOSS if n in typed and n not in loss_options]
     notes += [f"{' and '.join(ignored)} ignored: --loss {args.loss} has none"] if ignored else []
     job.say(f"data    {data.description}")
@@ -224,14 +234,18 @@ def known_weights(args, typed):
     return weights, info
 
 
-def load_data(args, world, info, known_data):
-    """The images as the net wants them, or as it was trained with them; else as is usual for the data set."""
-    from data import build_data
+def load_data(args, world, info, config):
+    """The images as the net wants them, or as it was trained with them; else as is usual for the data set.
+
+    Returns them, and whether they are those of the resumed run.
+    """
+    from data import DataError, build_data
     from engine.identity import same_data
     from models import net_facts
 
     wishes, tested = info or net_facts(args.net, args.pretrained), info if args.eval_only else None
-    names = tested.class_names if tested else (known_data or {}).get("class_names")
+    known = config.get("data") or {}
+    names = tested.class_names if tested else known.get("class_names")
     size = args.size or (tested.image_size if tested else 0 if info else wishes.native_size)
     options = DataOptions(
         augment=not args.noaug, randaug=args.randaug, label_noise=args.label_noise,
@@ -242,10 +256,23 @@ def load_data(args, world, info, known_data):
         crop_pct=wishes.crop_pct, eval_only=args.eval_only, class_names=names,
         channels_last=net_facts(args.net).channels_last,
     )  # fmt: skip
-    data = build_data(args.dataset, args.data_dir, size or 0, args.bs, world.device, options)
-    if known_data and not args.eval_only:
-        same_data(known_data, data.facts(), args.dataset, args.resume)
-    return data
+
+    def load(**changes):
+        return build_data(args.dataset, args.data_dir, size or 0, args.bs, world.device, options, **changes)
+
+    data, other = None, bool(config) and one_name(args.dataset) != one_name(config["dataset"])
+    if other and args.eval_only and config.get("val_split"):
+        # The run's own data may have moved: then what it was trained on is no test of it.
+        with suppress(DataError):
+            data = load(val_split=config["val_split"])
+        if data and data.fingerprint != known.get("fingerprint"):
+            data = None
+    data = data or load()
+    changed = known.get("fingerprint", data.fingerprint) != data.fingerprint
+    cut_from_training = args.val_split and data.val is None
+    if known and (not args.eval_only or (changed and cut_from_training)):
+        same_data(known, data.facts(), args.dataset, args.resume)
+    return data, not (other or changed)
 
 
 def make_loss(args, options, data, info):
@@ -291,15 +318,20 @@ def make_net(args, data, weights, device, channels_last):
 def start(job, path, directory):
     """From where the run stands: its checkpoint, or the beginning."""
     from engine.checkpoint import seed_everything
+    from engine.report import REPORT
     from engine.saver import Saver
     from models import ModelInfo, save_safetensors
 
     args = job.args
 
     def publish(best, content):
-        path = best.with_name(best.name.replace("best", "model")).with_suffix(".safetensors")
-        save_safetensors(path, content["model"], ModelInfo.from_dict(content["info"]))
+        if best.name == "best.pt":  # what a report says, it says of the weights before
+            for name in REPORT:
+                (path / name).unlink(missing_ok=True)
+        other = best.with_name(best.name.replace("best", "model")).with_suffix(".safetensors")
+        save_safetensors(other, content["model"], ModelInfo.from_dict(content["info"]))
 
+    job.report_in = path
     job.saver = Saver(path, job.trainer, job.info.to_dict(), args.save_every, publish)
     seed_everything(args.seed, job.world.rank)  # dropout draws other numbers in every process
     job.progress = job.saver.restore()
@@ -453,22 +485,23 @@ def evaluate(job, batches, averaged=False, keep=False):
     return scores.read()
 
 
-def test(job, path):
+def test(job):
     """Test the best weights for the report: the only look at the test set where a validation set chose."""
     from engine.report import write_report
     from models import load_checkpoint, read_info
 
-    if job.saver is not None and (path / "best.pt").exists():
-        load_checkpoint(job.trainer.net, path / "best.pt", new_head=False)
-        job.info = read_info(path / "best.pt")
+    best = job.saver and job.saver.directory / "best.pt"
+    if best and best.exists():
+        load_checkpoint(job.trainer.net, best, new_head=False)
+        job.info = read_info(best)
         if job.args.k_end:
             job.trainer.loss.anneal(job.info.loss_options["k"])
     scores = evaluate(job, job.data.test, keep=True)
-    if path and job.world.is_main:
+    if job.report_in and job.world.is_main:
         logits, labels = job.outputs
         scale = job.info.logit_scale
         write_report(
-            path, scores, logits.float().softmax(1).numpy(), (scale * logits.float()).softmax(1).numpy(),
+            job.report_in, scores, logits.float().softmax(1).numpy(), (scale * logits.float()).softmax(1).numpy(),
             labels.numpy(), job.data.class_names, job.data.test_paths,
         )  # fmt: skip
     if job.saver is None:

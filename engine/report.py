@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from common import OKABE_ITO, picture, write_atomically
+from common import OKABE_ITO, UserError, picture, write_atomically
 
 from .scores import BINS
 
+REPORT = ("report.json", "report.md", "confusion.png", "reliability.png")
 MISTAKES = 20
 READABLE = 40  # classes whose names fit the picture
 
@@ -39,18 +40,14 @@ def write_report(
     paths : sequence of str, optional
         The image files, in the order of `labels`.
     """
-    from sklearn.metrics import classification_report, confusion_matrix
+    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
     predicted = probabilities.argmax(1)
     everyone = np.arange(len(class_names))
-    per_class = classification_report(
-        labels,
-        predicted,
-        labels=everyone,
-        target_names=list(map(str, class_names)),
-        output_dict=True,
-        zero_division=0,
-    )
+    # not classification_report, which has words of its own among the names: a class may be called "accuracy"
+    figures = precision_recall_fscore_support(labels, predicted, labels=everyone, zero_division=0)
+    names = ("precision", "recall", "f1-score", "support")
+    per_class = [dict(zip(names, map(float, row), strict=True)) for row in zip(*figures, strict=True)]
     confidence = corrected.max(1)
     wrong = np.flatnonzero(predicted != labels)
     worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:MISTAKES]
@@ -58,7 +55,7 @@ def write_report(
         "images": len(labels),
         "accuracy": scores["acc"],
         **{name: scores[name] for name in ("nll", "nll_corrected", "ece", "ece_corrected")},
-        "classes": {str(name): per_class[str(name)] for name in class_names},
+        "classes": dict(zip(map(str, class_names), per_class, strict=True)),
         "mistakes": [
             {
                 "image": str(paths[i]) if paths else int(i),
@@ -70,6 +67,10 @@ def write_report(
         ],
     }
     directory = Path(directory)
+    try:
+        directory.mkdir(exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make {directory} for the report: {error.strerror}") from None
     _write(directory / "report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     _write(directory / "report.md", _markdown(report))
     matrix = confusion_matrix(labels, predicted, labels=everyone)

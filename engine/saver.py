@@ -172,6 +172,12 @@ class Saver:
                 f"{self.directory}/last.pt does not fit this run: {text}; start anew with another "
                 f"--run-name, or from its weights with --checkpoint {self.directory}/best.pt"
             ) from None
+        if progress.best_epoch and not (self.directory / "best.pt").exists():
+            raise UserError(
+                f"{self.directory}/best.pt is gone, which held the best weights so far, of epoch "
+                f"{progress.best_epoch}: put it back, or start anew from the last ones with --checkpoint "
+                f"{self.directory}/last.pt and another --run-name"
+            )
         self._saved_step, self.has_saved = progress.step, True
         return progress
 

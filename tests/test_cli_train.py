@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -289,6 +290,51 @@ def test_a_run_knows_its_labels_and_is_tested_on_all_of_other_data(here, capsys)
     labelled[-5] = "other"
     assert run_main(*labelled, "--class-weights", "balanced") == 2
     assert "no training image has the label 'b'" in capsys.readouterr().err
+
+
+def test_a_report_is_of_the_runs_own_data_and_best_weights(here, capsys):
+    g = np.random.default_rng(0)
+    for name in ("accuracy", "b"):  # the first is a word of scikit-learn's own report
+        (here / "set" / name).mkdir(parents=True)
+        for i in range(8):
+            Image.fromarray(g.integers(0, 256, (16, 16, 3), np.uint8)).save(here / "set" / name / f"{i}.png")
+    flags = (
+        "--dataset folder:set --net resnet20 --bs 4 --epochs 1 --workers 0 --val-split 0.25 --run-name run"
+    )
+    run = here / "runs" / "run"
+    assert run_main(*flags.split()) == 0
+    kept = (run / "report.json").read_bytes()
+    assert json.loads(kept)["classes"]["accuracy"]["support"] == 2
+    test = ["--resume", "runs/run", "--eval-only", "--dataset"]
+    # the same pictures in another place: still a quarter of them, since the net was trained on the others
+    shutil.copytree("set", "moved")
+    capsys.readouterr()
+    assert run_main(*test, "folder:moved") == 0
+    assert "12 training and 4 test images" in capsys.readouterr().out
+    shutil.copytree("set", "more")
+    shutil.copy("set/b/0.png", "more/b/new.png")
+    assert run_main(*test, "folder:more") == 0
+    assert "17 test images" in capsys.readouterr().out
+    (of_more,) = run.glob("test-more-*/report.json")
+    assert json.loads(of_more.read_text())["images"] == 17
+    assert (run / "report.json").read_bytes() == kept
+    # the run's own folder has changed: nobody knows any more which images it was trained on
+    shutil.copy("set/b/0.png", "set/b/00.png")
+    assert run_main("--resume", "runs/run", "--eval-only") == 2
+    assert "12 training images became 13" in capsys.readouterr().err
+    (here / "set" / "b" / "00.png").unlink()
+    # an old report does not outlive the weights that it is of
+    state = torch.load(run / "last.pt", weights_only=True)
+    state["progress"]["best_acc"] = -1.0
+    torch.save(state, run / "last.pt")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "test", lambda job: pytest.fail("stopped in its last test"))
+        with pytest.raises(pytest.fail.Exception):
+            train.main(["--resume", "runs/run", "--epochs", "2"])
+    assert not (run / "report.json").exists()
+    (run / "best.pt").unlink()
+    assert run_main("--resume", "runs/run") == 2
+    assert "best.pt is gone" in capsys.readouterr().err
 
 
 def test_a_run_continues_with_the_normalisation_that_it_began_with(here, capsys):

@@ -124,6 +124,7 @@ train | --resume evil --max-steps 3 | evil/last.pt | would run code
 train | --resume other --max-steps 3 | other/last.pt does not fit | another --run-name, or from its weights
 train | --resume runs/run0 --lr 0.5 | --lr 0.5 contradicts | leave the flag out, or start a new run
 train | --resume runs/run0 --loss ce | --loss ce contradicts | leave the flag out, or start a new run
+train | --resume runs/run0 --quick | --quick keeps nothing | leave one out
 train | --resume runs/run0 --epochs 1 | --epochs may only grow | has --epochs 200
 regression | --k 0 | --k | > 0
 regression | --k | --k | at least one argument
