@@ -4,6 +4,8 @@ Everything is decided on the training file and the test file together, so that b
 """
 
 import re
+import unicodedata
+from collections import Counter
 
 import numpy as np
 
@@ -15,6 +17,7 @@ _ID = re.compile(
     r"(unnamed: ?\d+|index|idx|id|rownames?|row[_ ]?(id|no|nr|num|number|names?)|.*[_ ]id|id[_ ].*)"
 )
 _PLAIN_LABEL = re.compile(r"(-?(?:0|[1-9]\d*))(?:[.,]0*)?", re.ASCII)
+_TARGETS = ("target", "class", "label", "labels", "outcome", "response", "diagnosis", "species", "y")
 _BOOLEANS = {"true": "1", "false": "0"}
 _SENTINELS = (-99, -999, -9999, -99999, 999, 9999, 99999)
 _POINT = re.compile(r"[+-]?(\d+|\d{1,3}(,\d{3})+)?(\.\d*)?([eE][+-]?\d+)?", re.ASCII)
@@ -48,6 +51,24 @@ def find(table, text, what) -> int:
         known = f"columns: {', '.join(n[:40] for n in names[:20])}{', …' * (len(names) > 20)}"
     near = did_you_mean(text, names)
     raise UserError(f"unknown {what} {text!r} in {table.path}; {known}; indices 0 to {width - 1}{near}")
+
+
+def check_last_is_target(table):
+    """Refuse a header in which another column than the last has a target's name, and the last has not.
+
+    Raises
+    ------
+    UserError
+        The line names ``--target``.
+    """
+    names = [name.lower() for name in table.names]
+    usual = [j for j, name in enumerate(names) if name in _TARGETS and not (name == "y" and "x" in names)]
+    if usual and len(names) - 1 not in usual:
+        last = len(names) - 1
+        raise UserError(
+            f"{table.path}: is the target {say(table, usual[0])} or, as usual, {say(table, last)}, the last? "
+            f"Say --target {usual[0]} or {last}"
+        )
 
 
 def say(table, j) -> str:
@@ -267,6 +288,34 @@ def labels(tables) -> tuple:
         return columns, ""
     remark = f"{changed[0]} taken as {plain[changed[0]]}" + (", and so on" if len(changed) > 1 else "")
     return [[plain[label] for label in column] for column in columns], remark
+
+
+def doubtful_labels(labels) -> list:
+    """Classes that only a slip may have made, in one line a kind.
+
+    Parameters
+    ----------
+    labels : list of list of str
+        Of training and test.
+    """
+    lines, alike = [], {}
+    for label in sorted(set().union(*labels)):
+        plain = unicodedata.normalize("NFKC", label).casefold()
+        plain = "".join(c for c in plain if unicodedata.category(c)[0] not in "CZ").rstrip(".")
+        alike.setdefault({"-0": "0"}.get(plain, plain), []).append(label)
+    twins = [" and ".join(map(repr, same[:3])) for same in alike.values() if len(same) > 1]
+    if twins:
+        lines.append(
+            f"classes that look alike are kept apart: {', '.join(twins[:5])}{', …' * (len(twins) > 5)}"
+        )
+    counts = Counter(labels[0])
+    single = sorted(label for label, n in counts.items() if n == 1)
+    if single and len(single) < len(counts):
+        names = ", ".join(repr(label[:40]) for label in single[:5])
+        lines.append(
+            f"one training sample each: {names}{', …' * (len(single) > 5)}; classes, or a slip of the file?"
+        )
+    return lines
 
 
 def doubts(table, X, columns) -> list:

@@ -181,6 +181,9 @@ def load(name, *, data_dir="datasets", test_file=None, told=None, test_size=0.25
     if not np.isfinite(scale).all():
         column = int(np.argmin(np.isfinite(scale)))
         raise UserError(f"{name}: the squares of feature {column} overflow; rescale it first")
+    tiny = (scale == 0) & (X != X[0]).any(axis=0)
+    if tiny.any():
+        raise UserError(f"{name}: the squares of feature {tiny.argmax()} underflow; rescale it first")
     # A constant column carries nothing; rounding of its mean must not be blown up to unit variance.
     scale[scale <= 1e-12 * np.abs(mean)] = 1.0
     classes = [str(c) for c in classes]

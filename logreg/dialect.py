@@ -17,11 +17,22 @@ from common import UserError
 
 # Blanks come last: they may stand in any text, so they separate only where nothing else could.
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars", " ": "blanks"}
-MISSING = {"", "?", "na", "n/a", "#n/a", "nan", "null", "none", "."}  # in lower case
+MISSING = {  # in lower case: pandas' own list, R, SQL, SAS, old C libraries
+    "", "?", "na", "n/a", "n.a.", "#n/a", "#n/a n/a", "#na", "<na>", "nan", "-nan", "null", "\\n", "none", ".",
+    "1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan",
+}  # fmt: skip
 BOMS = (
     (b"\xff\xfe\0\0", "utf-32"), (b"\0\0\xfe\xff", "utf-32"),
     (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"), (b"\xef\xbb\xbf", "utf-8-sig"),
 )  # fmt: skip
+# What other formats begin with.
+BINARY = {
+    b"PK\x03\x04": "a ZIP archive or an Excel workbook", b"\x1f\x8b": "packed by gzip", b"BZh": "packed by bzip2",
+    b"\xfd7zXZ": "packed by xz", b"\x28\xb5\x2f\xfd": "packed by zstd", b"PAR1": "a Parquet file",
+    b"ARROW1": "a Feather file", b"FEA1": "a Feather file", b"\xd0\xcf\x11\xe0": "an old Excel workbook",
+    b"\x89HDF": "an HDF5 file", b"\x93NUMPY": "a NumPy file", b"SQLite": "an SQLite database", b"%PDF": "a PDF file",
+    b"@relation": "an ARFF file", b"@RELATION": "an ARFF file",
+}  # fmt: skip
 # ASCII digits only, and no underscores: Python's float() would take "1_1" for 11.
 NUMBER = re.compile(r"[+-]?(\d+([.,]\d+)*\.?|[.,]\d+)([eE][+-]?\d+)?", re.ASCII)
 WHOLE = re.compile(r"[+-]?\d+", re.ASCII)
@@ -51,6 +62,9 @@ def decode(path) -> tuple:
         raw = path.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}; give another file") from None
+    kind = next((kind for start, kind in BINARY.items() if raw.startswith(start)), None)
+    if kind:
+        raise UserError(f"{path} is {kind}; export it as CSV, or unpack it")
     named = next((name for bom, name in BOMS if raw.startswith(bom)), None)
     for encoding in [named] if named else ["utf-8", "cp1252"]:
         try:

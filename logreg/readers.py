@@ -125,6 +125,7 @@ def _read_svm(paths, texts, told) -> Samples:
         raise UserError(
             f"{paths[1]} counts features from {ranges[1][0]}, {paths[0]} from {ranges[0][0]}; use one base"
         )
+    _check_base(paths, texts)
     try:
         loaded = load_svmlight_files([io.BytesIO(text.encode()) for text in texts], zero_based="auto")
     except (ValueError, OverflowError) as error:
@@ -137,11 +138,33 @@ def _read_svm(paths, texts, told) -> Samples:
         if not np.isfinite(parts[-1]).all() or not np.isfinite(y).all():
             raise UserError(f"{path} holds a value that is not a finite number; drop such samples first")
     base = 0 if min(low for low, _ in ranges) == 0 else 1
+    doubts = columns.doubtful_labels(labels)
     line = f"read as LIBSVM: indices from {base}, the target first; {_counts(labels)}"
     if len(ranges) == 2 and ranges[1][1] > ranges[0][1]:
         line += f"; features above {ranges[0][1]} only in {paths[1]}: 0 in training, so without effect"
     names = [f"x{i}" for i in range(parts[0].shape[1])]
-    return Samples(parts[0], labels[0], names, *(parts[1:] or [None]), *(labels[1:] or [None]), [line])
+    return Samples(
+        parts[0], labels[0], names, *(parts[1:] or [None]), *(labels[1:] or [None]), [line, *doubts]
+    )
+
+
+def _check_base(paths, texts):
+    """Refuse two files of which one has an index 0 and the other, by chance, hardly could be without it.
+
+    Raises
+    ------
+    UserError
+        Where the share of samples with index 0 in one file makes the other's lack of it less likely than 1 in 1000.
+    """
+    rows = [len(re.findall(r"^\s*[^\s#]", text, re.MULTILINE)) for text in texts]
+    zeros = [len(re.findall(r"^\s*[^\s#]\S*\s+0:", text, re.MULTILINE)) for text in texts]
+    if len(texts) == 2 and (not zeros[0]) != (not zeros[1]):
+        one, other = (0, 1) if zeros[0] else (1, 0)
+        if (1 - zeros[one] / (rows[one] + 1)) ** rows[other] < 1e-3:
+            raise UserError(
+                f"{paths[one]} has a feature 0 in {zeros[one]} of {rows[one]} samples, {paths[other]} in none of "
+                f"{rows[other]}: does that one count from 1? Use one base"
+            )
 
 
 def _read_tables(paths, texts, told) -> Samples:
@@ -190,6 +213,8 @@ def _separator_of_test(path, text, separator):
 def _understand(tables, separator, told) -> Samples:
     table, test = tables[0], tables[1] if len(tables) == 2 else None
     width = table.frame.shape[1]
+    if told.target is None:
+        columns.check_last_is_target(table)
     goal = width - 1 if told.target is None else columns.find(table, told.target, "target")
     features = [j for j in range(width) if j != goal]
     if told.drop is not None:
@@ -233,7 +258,7 @@ def _understand(tables, separator, told) -> Samples:
         f"; {n}" for n in notes
     )
     names = [table.names[j] if table.names else f"x{j}" for j in features]
-    understood = [line, *columns.doubts(table, parts[0], features)]
+    understood = [line, *columns.doubts(table, parts[0], features), *columns.doubtful_labels(labels)]
     return Samples(parts[0], labels[0], names, *(parts[1:] or [None]), *(labels[1:] or [None]), understood)
 
 

@@ -121,6 +121,12 @@ def test_the_split_is_stratified_seeded_and_standardised_on_the_training_part():
     assert not np.array_equal(data.X_train, other.X_train)
 
 
+def test_a_column_too_small_for_its_squares_is_refused_and_not_taken_for_constant(tmp_path):
+    rows = "".join(f"{i % 5}e-200,{i / 7:.2f},{'ab'[i % 2]}\n" for i in range(20))
+    with pytest.raises(UserError, match="squares of feature 0 underflow"):
+        load(str(write(tmp_path / "t.csv", rows)))
+
+
 def test_a_constant_column_stays_finite(tmp_path):
     data = load(str(write(tmp_path / "t.csv", "0.1,1,a\n0.1,2,b\n0.1,3,a\n0.1,4,b\n0.1,5,a\n0.1,6,b\n")))
     np.testing.assert_allclose(data.X_train[:, 0], 0, atol=1e-12)

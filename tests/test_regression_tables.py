@@ -1,5 +1,7 @@
 """Tables as people have them: two files read alike, labels as spelt, guesses that are said or asked."""
 
+import gzip
+
 import numpy as np
 import pytest
 
@@ -268,3 +270,66 @@ def test_one_line_says_what_was_understood(tmp_path, capsys):
         "read as 20 rows, 3 columns separated by semicolons, a header, decimal commas; "
         "target column 2 (kind) (the last): a × 10, b × 10"
     )
+
+
+@pytest.mark.parametrize("name", ["class", "Target", "y"])
+def test_a_target_by_name_that_is_not_the_last_column_is_asked_about(tmp_path, name):
+    text = lines(f"{name},a,rooms", *(f"{i % 2},{i / 7:.2f},{i % 4}" for i in range(12)))
+    asked = refusal(tmp_path, text)
+    assert f"column 0 ({name}) or, as usual, column 2 (rooms)" in asked and "--target 0 or 2" in asked
+    assert read(tmp_path, text, target="0").names == ["a", "rooms"]
+    assert read(tmp_path, text, target="rooms").y[:4] == ["0", "1", "2", "3"]
+    # The name of the last column settles it, and y beside x is a place.
+    assert read(tmp_path, text.replace("rooms", "label")).names == [name, "a"]
+    assert read(tmp_path, text.replace(f"{name},a", "x,y")).names == ["x", "y"]
+
+
+def test_classes_that_only_a_slip_may_have_made_are_said(tmp_path):
+    rows = [f"{i / 7:.2f},{i % 3},{'yes' if i % 2 else 'no'}" for i in range(12)]
+    said = read(tmp_path, lines("a,b,kind", *rows)).understood
+    assert len(said) == 1
+    said = read(
+        tmp_path, lines("a,b,kind", *rows, "1,1,Yes", "1,1,Total", "1,1,no\u200b", "2,2,no\u200b")
+    ).understood
+    assert said[1] == "classes that look alike are kept apart: 'Yes' and 'yes', 'no' and 'no\\u200b'"
+    assert said[2] == "one training sample each: 'Total', 'Yes'; classes, or a slip of the file?"
+
+
+@pytest.mark.parametrize("missing", ["<NA>", "\\N", "n.a.", "-nan", "1.#QNAN"])
+def test_what_other_programs_write_for_a_missing_label_is_no_class(tmp_path, missing):
+    assert "the target is missing" in refusal(tmp_path, lines("a,y", "1,p", "2,q", f"3,{missing}"))
+
+
+def test_files_of_other_formats_are_named(tmp_path):
+    for content, name in (
+        (gzip.compress(b"1,a\n2,b\n"), "gzip"),
+        (b"PK\x03\x04", "ZIP"),
+        (b"PAR1", "Parquet"),
+    ):
+        assert name in refusal(tmp_path, content)
+
+
+@pytest.mark.parametrize(
+    ("counts", "wrong"),
+    [((0, 4, 2, 5), True), ((1, 5, 0, 3), True), ((1, 5, 1, 3), False), ((0, 4, 0, 9), False)],
+)
+def test_libsvm_files_of_different_bases_are_found_by_what_they_lack(tmp_path, counts, wrong):
+    low, high, test_low, test_high = counts
+
+    def write(name, low, high):
+        features = " ".join(f"{j}:{j + 0.5}" for j in range(low, high + 1))
+        (tmp_path / name).write_text(lines(*(f"{i % 2} {features}" for i in range(12))))
+        return tmp_path / name
+
+    paths = write("train.svm", low, high), write("test.svm", test_low, test_high)
+    if wrong:
+        with pytest.raises(UserError, match="in none of 12: does that one count from 1"):
+            read_files(*paths)
+    else:
+        assert read_files(*paths).X.shape[1] == max(high, test_high) + (low == 0)
+
+
+def test_a_rare_feature_0_may_be_absent_from_the_other_file(tmp_path):
+    (tmp_path / "a.svm").write_text(lines("1 0:1 3:1", *(f"{i % 2} 2:1 3:{i}" for i in range(30))))
+    (tmp_path / "b.svm").write_text(lines(*(f"{i % 2} 2:1 5:1" for i in range(30))))
+    assert read_files(tmp_path / "a.svm", tmp_path / "b.svm").X_test.shape == (30, 6)
