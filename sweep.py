@@ -12,6 +12,7 @@ sbatch --array=1-6 --wrap 'sh -c "$(sed -n ${SLURM_ARRAY_TASK_ID}p lines.txt)"'
 
 import csv
 import itertools
+import json
 import os
 import shlex
 import signal
@@ -23,8 +24,17 @@ from pathlib import Path
 
 from common import UserError, cores, write_atomically
 from engine.cli import one_line_errors
-from engine.run_directory import RunDirectory, is_finished, run_name
-from flags import OF_THE_LOSS, SET_BY_SWEEP, grid_flags, one_name, parse_train, sweep_parser
+from engine.run_directory import RunDirectory, contradiction, is_finished, run_name
+from flags import (
+    NOT_OF_THE_RUN,
+    OF_THE_LOSS,
+    SET_BY_SWEEP,
+    WHERE_AND_HOW,
+    grid_flags,
+    one_name,
+    parse_train,
+    sweep_parser,
+)
 from losses import loss_names, loss_parameters
 
 
@@ -57,6 +67,25 @@ class Job:
             return is_finished(self.flags, self.rows()) and (self.path / "report.json").exists()
         except (ValueError, TypeError, LookupError):
             return False
+
+    def check(self) -> None:
+        """Refuse, by name, a directory that holds another run: of a folder, say, whose last name is the same.
+
+        Raises
+        ------
+        UserError
+        """
+        try:
+            saved = json.loads((self.path / "config.json").read_text())
+            # the same run, however far it went; a default learning rate is filled in there
+            free = NOT_OF_THE_RUN | WHERE_AND_HOW | {"epochs", "max_steps"}
+            free |= set(OF_THE_LOSS) - set(loss_parameters(self.flags["loss"]))
+            wanted = {n: v for n, v in self.flags.items() if n not in free and (n, v) != ("lr", None)}
+            other = contradiction(saved, wanted)
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+            return  # there is none, or train.py says what is wrong with it
+        if other:
+            raise UserError(f"{self.path} holds another run, with {other}; give another --out")
 
     def progress(self) -> float:
         """The share of the run that is done, by its epochs or steps."""
@@ -143,6 +172,8 @@ def main(argv=None):
 def sweep(args):
     """Write the commands of the runs that are not finished, or run them. Returns the exit code."""
     jobs = make_jobs(args)
+    for job in jobs:
+        job.check()
     todo = [job for job in jobs if not job.is_finished()]
     count = f"{len(jobs)} runs, {len(jobs) - len(todo)} of them finished"
     text = "".join(f"{shlex.join(['python', 'train.py', *job.words])}\n" for job in todo)

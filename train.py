@@ -93,7 +93,7 @@ def train(args, typed):
     name = run_name(vars(args))  # before the default learning rate is filled in
     args.lr = args.lr or net_facts(args.net, args.pretrained).lr
     if args.resume == "auto":
-        args.resume = str(find_run(args.out, vars(args)) or "")
+        args.resume = str(find_run(args.out, vars(args), name) or "")
         if args.resume:
             config = read_config(args.resume)
             for name in ("threads", "compile", "graph"):

@@ -310,7 +310,7 @@ def take_flags_of(path: Path, args: Namespace, typed: set[str], free: set[str], 
     return config
 
 
-def find_run(out: Path, flags: dict) -> Path | None:
+def find_run(out: Path, flags: dict, name: str = "") -> Path | None:
     """The run under `out` that was started last with these flags, those of where and how aside.
 
     Parameters
@@ -318,20 +318,33 @@ def find_run(out: Path, flags: dict) -> Path | None:
     out : Path
     flags : dict
         As :meth:`RunDirectory.start` writes them.
+    name : str
+        What such a run is called without ``run_name``. The directory of that name goes before copies of it.
     """
+    usual = re.compile(rf"{re.escape(flags['run_name'] or name)}(-\d+)?")
     ignored = NOT_OF_THE_RUN | WHERE_AND_HOW
     wanted = {name: value for name, value in flags.items() if name not in ignored}
-    wanted["dataset"] = one_name(wanted["dataset"])
     found = []
     for config in Path(out).glob("*/config.json"):
         try:
             saved = json.loads(config.read_text())
-            saved["dataset"] = one_name(saved["dataset"])
-            if all(name in saved and saved[name] == value for name, value in wanted.items()):
-                found.append((config.stat().st_mtime_ns, config.parent))
-        except (OSError, ValueError, TypeError, LookupError, RecursionError):
+            if wanted.keys() <= saved.keys() and not contradiction(saved, wanted):
+                is_usual = usual.fullmatch(config.parent.name) is not None
+                found.append((is_usual, config.stat().st_mtime_ns, config.parent))
+        except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
             continue  # not a run that could be gone on with
-    return max(found)[1] if found else None
+    return max(found)[-1] if found else None
+
+
+def contradiction(saved: dict, flags: dict) -> str:
+    """The first of `flags` that has another value in a run's config.json, ``"--bs 64, not 128"``; else empty."""
+    for name, value in flags.items():
+        then = saved.get(name, value)
+        if name == "dataset":
+            then, value = one_name(then), one_name(value)
+        if then != value:
+            return f"--{name.replace('_', '-')} {then}, not {value}"
+    return ""
 
 
 def is_finished(flags: dict, rows: Sequence[dict]) -> bool:

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -82,6 +83,13 @@ def test_spellings_of_a_folder_are_one_run_called_by_its_name(tmp_path, monkeypa
     for spelling in spellings:  # --resume auto finds it
         assert find_run("runs", vars(run) | {"dataset": spelling}) == Path("runs/mine")
     assert find_run("runs", vars(run) | {"dataset": "folder:other"}) is None
+    # a newer copy is not what goes on, whether the run has a name or the usual one
+    for given, usual in (("mine", ""), ("", "imgs-ViT")):
+        flags = vars(run) | {"run_name": given}
+        directory = directory.rename(tmp_path / "runs" / (given or usual))
+        (directory / "config.json").write_text(json.dumps(flags))
+        os.utime(Path(shutil.copytree(directory, f"{directory} copy")) / "config.json", (2**33, 2**33))
+        assert find_run("runs", flags, usual) == Path("runs", given or usual)
     assert run_name(vars(parse_train(["--dataset", "CIFAR-10"])[0])) == "cifar10-ViT-root-k3-m3-seed0"
 
 
@@ -175,6 +183,28 @@ def test_finished_runs_are_not_started(tmp_path, capsys, monkeypatch):
     with pytest.raises(SystemExit) as leaving:
         sweep.main(["--out", str(tmp_path), "--", "--max-steps", "40"])
     assert leaving.value.code == 0 and "1 runs, 1 of them finished" in capsys.readouterr().err
+
+
+def test_a_finished_run_of_other_data_or_weights_under_the_same_name_is_refused(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    words = ["--out", "r", "--", "--net", "vit_tiny", "--epochs", "5", "--dataset"]
+    (run,) = runs_of(*words, "folder:a/imgs", "--checkpoint", "a/best.pt")
+    rows_made_up(tmp_path / "r" / run.run_name, epoch=5, step=50)
+    saved = vars(run) | {"lr": 1e-4, "epochs": 7, "threads": 3}  # it has been made longer since
+    (tmp_path / "r" / run.run_name / "config.json").write_text(json.dumps(saved))
+    for folder, weights, says in (
+        ("a/imgs", "a/best.pt", ""),
+        ("./a/imgs/", "a/best.pt", ""),
+        ("b/imgs", "a/best.pt", "b/imgs"),
+        ("a/imgs", "b/best.pt", "--checkpoint a/best.pt, not b/best.pt"),
+    ):
+        with pytest.raises(SystemExit) as leaving:
+            sweep.main([*words, f"folder:{folder}", "--checkpoint", weights])
+        err = capsys.readouterr().err
+        assert leaving.value.code == (2 if says else 0) and says in err, err
+        assert ("holds another run" if says else "1 of them finished") in err and err.count("\n") == 1
 
 
 def test_the_status_line_counts_runs_and_estimates_the_time_from_the_work_done(tmp_path, monkeypatch):
