@@ -16,10 +16,7 @@ from pathlib import Path
 
 from common import EXIT_DIVERGED, EXIT_USAGE, UserError
 from flags import regression_parser
-from logreg import NAMES, STEPPED
-
-# More parameters than this, and a dense Hessian no longer fits in a moment or in memory.
-LARGEST_HESSIAN = 4000
+from logreg import LARGEST_HESSIAN, NAMES, STEPPED
 
 
 def parse_args(argv=None):

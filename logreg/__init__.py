@@ -10,3 +10,5 @@ NAMES = ("synthetic", "madelon", "wine", "breast_cancer", "digits")
 OPTIMIZERS = ("gd", "nesterov", "lbfgs", "newton", "polyak", "normalised")
 # Those that take a step, --lr.
 STEPPED = ("gd", "nesterov", "normalised")
+# More parameters than this, and a dense Hessian no longer fits in a moment or in memory.
+LARGEST_HESSIAN = 4000

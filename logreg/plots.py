@@ -122,19 +122,21 @@ def plot_losses(path, ks):
         _save(figure, path)
 
 
-def plot_convergence(path, runs, l2, x="iterations", title=""):
+def plot_convergence(path, runs, l2, x="iterations", title="", diverged=()):
     """Gradient norm and sub-optimality of every run with this l2, one row an optimiser.
 
     Parameters
     ----------
     path : path
     runs : list of dict
-        With `objective`, `index` (of its k, None for logistic), `optimizer`, `l2`, `result` and `lowest`,
-        the best value known for that objective.
+        With `objective`, `index` (of its k, None for logistic), `optimizer`, `l2`, `result`, `lowest`,
+        the best value known for that objective, and `is_minimum`, whether that is its minimum.
     l2 : float
     x : {"iterations", "seconds"}
     title : str
         The data set.
+    diverged : list of dict
+        Runs that are not drawn, to be named.
     """
     runs = [run for run in runs if run["l2"] == l2]
     optimizers = list(dict.fromkeys(run["optimizer"] for run in runs))
@@ -157,23 +159,33 @@ def plot_convergence(path, runs, l2, x="iterations", title=""):
                 _logarithmic_x(axis)
             axes[row, 0].set_ylabel(_plain(optimizer), fontweight="bold")
         axes[0, 0].set_title("gradient norm ‖∇F‖")
-        axes[0, 1].set_title("sub-optimality F − F*")
+        arrived = all(run["is_minimum"] for run in runs)
+        axes[0, 1].set_title("sub-optimality F − F*" if arrived else "F − lowest F found, no minimum")
         for axis in axes[-1]:
             axis.set_xlabel("iterations" if x == "iterations" else "milliseconds")
-        figure.suptitle(f"{_plain(title)}, l2 = {l2:g}", fontsize=10)
+        figure.suptitle(f"{_plain(title)}, l2 = {l2:g}{_not_drawn('diverged', diverged)}", fontsize=10)
         _legend_below(figure, axes[0, 0], 6)
         for axis in axes.flat:
             _say_coinciding(axis)
         _save(figure, path)
 
 
-def plot_condition(path, conditions, title=""):
+def _not_drawn(why, names) -> str:
+    """A line that names what a figure leaves out, if anything."""
+    names = [n if isinstance(n, str) else f"{n['objective']} {n['optimizer']}" for n in names]
+    more = f", … ({len(names)})" if len(names) > 4 else ""
+    return f"\nnot drawn, {why}: {', '.join(names[:4])}{more}" if names else ""
+
+
+def plot_condition(path, conditions, title="", absent=()):
     """Condition number of the Hessian at the solution against k; logistic regression as a level.
 
     Parameters
     ----------
     conditions : dict
         ``{l2: {k or None: condition number}}``.
+    absent : list of str
+        Objectives that no run brought to their minimum, to be named.
     """
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(8, 4), layout="constrained")
@@ -198,7 +210,8 @@ def plot_condition(path, conditions, title=""):
         ticks = sorted({k for by_k in conditions.values() for k in by_k if k is not None})
         axis.set_xticks(ticks, [f"{k:g}" for k in ticks])
         axis.set_xticks([], minor=True)
-        axis.set_title(f"{_plain(title)}: condition number at the solution")
+        away = _not_drawn("not at a minimum", absent)
+        axis.set_title(f"{_plain(title)}: condition number at the solution{away}")
         if axis.get_legend_handles_labels()[0]:  # and not all of them infinite
             _legend_below(figure, axis, 4)
             _say_coinciding(axis)

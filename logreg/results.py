@@ -60,23 +60,29 @@ def write(out, args, dataset, runs):
         if _PLOT.fullmatch(path.name):
             path.unlink()
 
-    runs = [run for run in runs if run["row"]["status"] != "diverged"]
+    every, runs = runs, [run for run in runs if run["row"]["status"] != "diverged"]
     plots.plot_losses(out / "losses.png", args.k)
     if not runs:
         return
-    table.add_lowest(runs)
+    table.add_lowest(runs, args.tol, args.max_iter)
     best = table.solutions(runs)
     for l2 in dict.fromkeys(run["l2"] for run in runs):
+        gone = [run for run in every if run["l2"] == l2 and run["row"]["status"] == "diverged"]
         for x in ("iterations", "seconds"):
-            plots.plot_convergence(out / f"convergence-{x}-l2-{l2:g}.png", runs, l2, x, dataset.name)
+            plots.plot_convergence(out / f"convergence-{x}-l2-{l2:g}.png", runs, l2, x, dataset.name, gone)
         if dataset.X_train.shape[1] == 2:
             here = [run for (run_l2, _), run in best.items() if run_l2 == l2]
-            settled = table.has_minimum(runs, l2)
-            title = f"decision boundaries, l2 = {l2:g}" + " (no minimum: last iterates)" * (not settled)
+            title = f"decision boundaries, l2 = {l2:g}"
+            if not table.has_minimum(runs, l2):
+                title += " (no minimum: last iterates)"
+            elif not all(map(table.is_solution, here)):
+                title += " (last iterates, not all at their minimum)"
             plots.plot_boundaries(out / f"boundaries-l2-{l2:g}.png", dataset, here, title)
-    conditions = {}
+    conditions, absent = {}, []
     for (l2, k), run in best.items():
-        if table.has_minimum(runs, l2):
+        if table.has_minimum(runs, l2) and table.is_solution(run):
             conditions.setdefault(l2, {})[k] = run["row"]["condition"]
+        elif table.has_minimum(runs, l2):
+            absent.append(f"{run['objective']} l2={l2:g}")
     if conditions:
-        plots.plot_condition(out / "condition.png", conditions, dataset.name)
+        plots.plot_condition(out / "condition.png", conditions, dataset.name, absent)

@@ -2,6 +2,8 @@
 
 import math
 
+from . import LARGEST_HESSIAN
+
 COLUMNS = (
     ("objective", 10), ("l2", 7), ("optimizer", 14), ("iterations", 10), ("seconds", 9), ("value", 11),
     ("train %", 7), ("test %", 7), ("margin", 9), ("||w||", 9), ("cond(H)", 9),
@@ -76,23 +78,55 @@ def has_minimum(runs, l2) -> bool:
     return l2 > 0 or not any(run["row"]["separation"] in ENDLESS for run in runs)
 
 
-def add_lowest(runs):
-    """The best value known for every objective; 0, its infimum, where the classes are separable."""
+def is_solution(run) -> bool:
+    """True where the run ended at a minimum, as far as float64 can tell: polyak stalls at --fmin."""
+    status = run["row"]["status"]
+    return status == "converged" or (status == "stalled" and run["method"] != "polyak")
+
+
+def add_lowest(runs, tol, max_iter):
+    """The `lowest` value of every objective: its minimum, or its infimum 0 where the classes are separable.
+
+    Where no run got to the minimum, a solver does: against the best of runs that stopped early all of them would
+    look as if they arrived. `is_minimum` is False where it did not get there either.
+    """
+    from .estimator.optimizers import minimize
+
+    known = {}
     for run in runs:
-        alike = [r for r in runs if (r["k"], r["l2"]) == (run["k"], run["l2"])]
-        values = [v for r in alike for v in r["result"].values if math.isfinite(v)]
-        run["lowest"] = 0.0 if run["row"]["separation"] == "separable" else min(values)
+        key = run["k"], run["l2"]
+        if key not in known:
+            alike = [r for r in runs if (r["k"], r["l2"]) == key]
+            values = [v for r in alike for v in r["result"].values if math.isfinite(v)]
+            found = any(map(is_solution, alike))
+            if any(r["row"]["separation"] == "separable" for r in alike):
+                values, found = [0.0], True
+            elif not found:
+                solver = "newton" if run["problem"].size <= LARGEST_HESSIAN else "lbfgs"
+                best = min(alike, key=lambda r: r["row"]["gradient_norm"])
+                result = minimize(
+                    solver, run["problem"], tol=tol, max_iter=max(max_iter, 1000), start=best["result"].w
+                )
+                values += [v for v in result.values if math.isfinite(v)]
+                endless = any(r["row"]["separation"] in ENDLESS for r in alike)
+                found = result.status in ("converged", "stalled") and not endless
+            known[key] = min(values), found
+        run["lowest"], run["is_minimum"] = known[key]
 
 
 def solutions(runs):
-    """For every objective and l2 the run with the smallest final gradient.
+    """For every objective and l2 the run with the smallest final gradient, of those at a minimum if there are any.
 
     Without a minimum iterates of different optimisers are not comparable: the last optimiser's are taken.
     """
     best = {}
     for run in runs:
         key = run["l2"], run["k"]
-        better = key in best and run["row"]["gradient_norm"] < best[key]["row"]["gradient_norm"]
+        better = key in best and _rank(run) < _rank(best[key])
         if key not in best or better or not has_minimum(runs, run["l2"]):
             best[key] = run
     return best
+
+
+def _rank(run):
+    return not is_solution(run), run["row"]["gradient_norm"]

@@ -5,9 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import regression
+from logreg import plots
 
 SCRIPT = str(Path(regression.__file__).resolve())
 SMALL = ["--n", "60", "--k", "2", "--l2", "0.01"]
@@ -301,3 +303,28 @@ def test_a_reader_that_leaves_early_is_no_traceback(tmp_path):
     result = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=300)
     assert result.stdout.count("\n") == 1
     assert result.stderr == ""
+
+
+def test_pictures_do_not_take_a_run_that_stopped_early_for_one_at_its_minimum(tmp_path, monkeypatch, capsys):
+    drawn = {}
+    for name in ("losses", "convergence", "boundaries", "condition"):
+        monkeypatch.setattr(plots, f"plot_{name}", lambda *args, name=name: drawn.update({name: args}))
+    words = ["--n", "200", "--l2", "0.01", "--k", "3", "--out", str(tmp_path)]
+    assert regression.main([*words, "--optimizer", "newton"]) == 0
+    assert drawn["condition"][1].keys() == {0.01} and drawn["condition"][3] == []
+    lowest = [run["result"].values[-1] for run in drawn["convergence"][1]]
+    drawn.clear()
+    assert regression.main([*words, "--optimizer", "gd", "--max-iter", "20"]) == 0
+    runs = drawn["convergence"][1]
+    np.testing.assert_allclose([run["lowest"] for run in runs], lowest, atol=1e-12)
+    assert all(run["is_minimum"] and run["result"].values[-1] > run["lowest"] + 1e-4 for run in runs)
+    assert "not all at their minimum" in drawn["boundaries"][3] and "condition" not in drawn
+    assert regression.main([*words, "--optimizer", "newton", "gd", "--lr", "1000"]) == 3
+    assert [run["optimizer"] for run in drawn["convergence"][5]] == ["gd lr=1000"] * 2
+    # A penalty that tol cannot see: no row is at its minimum, so there is no condition number at one.
+    drawn.clear()
+    assert (
+        regression.main([*words[:2], "--margin", "0.5", "--l2", "1e-12", *words[4:], "--optimizer", "newton"])
+        == 0
+    )
+    assert "condition" not in drawn
