@@ -152,3 +152,8 @@ def __getattr__(name: str):
     if name in _OTHERS:
         return getattr(importlib.import_module(_OTHERS[name], __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """With the names that are imported on first use, for completion and ``help``."""
+    return sorted({*globals(), *__all__})

@@ -17,19 +17,29 @@ REDUCTIONS = ("mean", "sum", "none")
 _is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)  # torch 2.6 does not say
 
 
-def check_real(name: str, value: float, minimum: float, *, inclusive: bool = True) -> None:
-    """Raise ``ValueError`` unless `value` is a finite real number ≥ (or, not inclusive, >) `minimum`.
+def check_real(name: str, value: float | Tensor, minimum: float, *, inclusive: bool = True) -> float | Tensor:
+    """`value`, to be computed with; ``ValueError`` unless it is finite, real and ≥ (not inclusive: >) `minimum`.
 
-    A tensor without dimensions is taken as it is: looking at it would make the host wait for its device.
+    NumPy's numbers and fractions become a float, half-precision tensors without dimensions float32. A tensor is
+    looked at only where its device needs no waiting for.
     """
     if type(value) is float and minimum < value < math.inf:
-        return
+        return value
+    number = value
     if isinstance(value, Tensor) and value.dim() == 0:
-        return
-    ok = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-    if not ok or value < minimum or (value == minimum and not inclusive):
+        if not has_values(value):
+            return at_least_float32(value)
+        number = value.item()
+    ok = isinstance(number, Real) and not isinstance(number, bool) and math.isfinite(number)
+    if not ok or number < minimum or (number == minimum and not inclusive):
         relation = "≥" if inclusive else ">"
-        raise ValueError(f"{name} must be a finite real number {relation} {minimum:g}, got {value!r}")
+        raise ValueError(f"{name} must be a finite real number {relation} {minimum:g}, got {number!r}")
+    return at_least_float32(value) if isinstance(value, Tensor) else float(value)
+
+
+def as_float(number: float | Tensor) -> float:
+    """A parameter of a loss to print; a learned one is no reason for a warning."""
+    return float(number.detach() if isinstance(number, Tensor) else number)
 
 
 def check_reduction(reduction: str) -> None:
@@ -108,7 +118,8 @@ def has_values(x: Tensor) -> bool:
     """Whether the host can look at `x` without waiting for a device, and nobody records what it does then."""
     if _is_transformed():
         return False
-    return x.device.type == "cpu" and type(x) is Tensor and not torch._C._len_torch_dispatch_stack()
+    plain = type(x) is Tensor or type(x) is nn.Parameter
+    return plain and x.device.type == "cpu" and not torch._C._len_torch_dispatch_stack()
 
 
 def _is_compiled_for_training() -> bool:
@@ -143,7 +154,7 @@ class _Phi(torch.autograd.Function):
 
 def class_loss(
     phi: Callable[[Tensor], Tensor],
-    scale: float,
+    scale: float | Tensor,
     logits: Tensor,
     target: Tensor,
     *,
@@ -159,7 +170,7 @@ def class_loss(
     ----------
     phi : callable
         Elementwise function of the cross entropy ℓ ∈ [0, ∞]. φ(0) = 0, finite everywhere, infinity included.
-    scale : float
+    scale : float, or a tensor without dimensions
         The factor s. Applied together with the mean's 1/N, which saves the step a pass over the batch.
     pair : callable, optional
         f φ and f φ′ of ℓ and a factor f (a number or a tensor) as two new tensors, without autograd: makes
@@ -266,7 +277,7 @@ def _sum_over_classes(phi, logits: Tensor, target: Tensor | float, weight: Tenso
     return terms.sum(dim)
 
 
-def _reduce(loss: Tensor, scale: float, denominator: Tensor | int, reduction: str) -> Tensor:
+def _reduce(loss: Tensor, scale: float | Tensor, denominator: Tensor | int, reduction: str) -> Tensor:
     if reduction == "none":
         return loss * scale
     if reduction == "mean" and loss.numel() == 0:

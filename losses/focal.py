@@ -4,16 +4,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .base import ClassLoss, are_learned, check_real, class_loss
+from .base import ClassLoss, as_float, at_least_float32, check_real, class_loss
 
 
-def focal_from_ce(cross_entropy: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+def focal_from_ce(cross_entropy: Tensor, alpha: float | Tensor = 0.25, gamma: float | Tensor = 2.0) -> Tensor:
     """α (1 − e^(−ℓ))^γ ℓ of per-sample cross entropies ℓ, elementwise: see :func:`focal_loss`.
 
     >>> focal_from_ce(torch.tensor([0.0, 0.6931]), alpha=1, gamma=2)
     tensor([0.0000, 0.1733])
     """
-    _check(alpha, gamma)
+    alpha, gamma = _check(alpha, gamma)
+    cross_entropy = at_least_float32(cross_entropy)
     ell = F.hardtanh(cross_entropy, *_bounds(cross_entropy.dtype))  # a clamp, in fewer kernels
     return (-torch.expm1(-ell)).pow(gamma) * ell * alpha
 
@@ -42,8 +43,8 @@ def _pair(ell: Tensor, gamma: float, alpha: float | Tensor = 1.0) -> tuple[Tenso
 def focal_loss(
     logits: Tensor,
     target: Tensor,
-    alpha: float = 0.25,
-    gamma: float = 2.0,
+    alpha: float | Tensor = 0.25,
+    gamma: float | Tensor = 2.0,
     *,
     weight: Tensor | None = None,
     ignore_index: int = -100,
@@ -77,13 +78,13 @@ def focal_loss(
     ----------
     Lin, Goyal, Girshick, He, Dollár: Focal Loss for Dense Object Detection, ICCV 2017, arXiv 1708.02002.
     """
-    _check(alpha, gamma)
+    alpha, gamma = _check(alpha, gamma)
     return class_loss(
         lambda ell: focal_from_ce(ell, 1.0, gamma),
         alpha,
         logits,
         target,
-        pair=None if are_learned(gamma) else lambda ell, alpha: _pair(ell, gamma, alpha),
+        pair=None if isinstance(gamma, Tensor) else lambda ell, alpha: _pair(ell, gamma, alpha),
         weight=weight,
         ignore_index=ignore_index,
         reduction=reduction,
@@ -91,15 +92,14 @@ def focal_loss(
     )
 
 
-def _check(alpha: float, gamma: float) -> None:
-    check_real("alpha", alpha, 0, inclusive=False)
-    check_real("gamma", gamma, 0)
+def _check(alpha: float | Tensor, gamma: float | Tensor) -> tuple[float | Tensor, float | Tensor]:
+    return check_real("alpha", alpha, 0, inclusive=False), check_real("gamma", gamma, 0)
 
 
 class FocalLoss(ClassLoss):
     """:func:`focal_loss` as a module: ``FocalLoss(alpha=0.25, gamma=2.0, *, weight=None, …)``."""
 
-    def __init__(self, alpha: float = 0.25, gamma: float = 2.0, **options) -> None:
+    def __init__(self, alpha: float | Tensor = 0.25, gamma: float | Tensor = 2.0, **options) -> None:
         super().__init__(**options)
         _check(alpha, gamma)
         self.alpha, self.gamma = alpha, gamma
@@ -108,4 +108,4 @@ class FocalLoss(ClassLoss):
         return focal_loss(logits, target, self.alpha, self.gamma, **self.options())
 
     def extra_repr(self) -> str:
-        return f"alpha={self.alpha:g}, gamma={self.gamma:g}, {super().extra_repr()}"
+        return f"alpha={as_float(self.alpha):g}, gamma={as_float(self.gamma):g}, {super().extra_repr()}"

@@ -62,13 +62,18 @@ class CausalLMLoss(nn.Module):
         self.mean = build_loss(loss, ignore_index=ignore_index, reduction="mean", **options)
 
     def forward(self, outputs, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
-        """Loss of a model's `outputs`: with ``logits`` (B, T, V), or a tuple that begins with them."""
+        """Loss of a model's `outputs`: with ``logits`` (B, T, V), or a tuple that begins with them; `labels` (B, T)."""
         logits = getattr(outputs, "logits", None)
         if logits is None:
             logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
         if labels is None:
             raise ValueError(
                 "CausalLMLoss needs labels: the batch must have a key 'labels' (-100: not counted)"
+            )
+        if logits.dim() < 3:
+            raise ValueError(
+                "CausalLMLoss is for next words, with logits (batch, tokens, words), got "
+                f"{tuple(logits.shape)}; for one class a sample pass a function that calls root_loss"
             )
         if labels.shape != logits.shape[:-1]:
             raise ValueError(

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from .base import check_reduction
+from .base import are_learned, as_float, check_reduction
 from .chunked import ByWords, PerToken, Settings, Summed
 from .rooted import _check, exact_range, rlo_pair, root_pair
 
@@ -67,8 +67,9 @@ def linear_root_loss(
     Raises
     ------
     ValueError
-        For shapes, types or devices that do not fit, an option out of range, and, on the CPU, a target that
-        is no word. (On CUDA finding one would make the host wait; the kernel's own assertion reports it.)
+        For shapes, types or devices that do not fit, an option out of range, a k or m that asks for its
+        gradient, and, on the CPU, a target that is no word. (On CUDA finding one would make the host wait; the
+        kernel's own assertion reports it.)
     RuntimeError
         In a backward pass with ``create_graph=True``: the gradients made here have none themselves.
 
@@ -77,7 +78,7 @@ def linear_root_loss(
     Wijmans et al.: Cut Your Losses in Large-Vocabulary Language Models, ICLR 2025, arXiv 2411.09009; Hsu et
     al.: Liger Kernel, arXiv 2410.10989: the same idea for cross entropy, as kernels for CUDA.
     """
-    _check(k, m)
+    k, m = _number(k, m, "linear_root_loss")
 
     return _loss(
         "linear_root_loss", lambda dtype: lambda ell: root_pair(ell, k), m, hidden, weight, target, bias,
@@ -99,7 +100,7 @@ def linear_rlo_loss(
     chunk_size: int | None = None,
 ) -> Tensor:
     """:func:`losses.rlo_loss` of ``hidden @ weight.T + bias``; all else is as in :func:`linear_root_loss`."""
-    _check(k, m)
+    k, m = _number(k, m, "linear_rlo_loss")
 
     def pair(dtype: torch.dtype) -> Callable:
         start = exact_range(dtype, k, m)
@@ -135,6 +136,17 @@ def _loss(
     if by_words:
         return (each * factor).sum()  # not sum × factor: a sum may overflow where a mean does not
     return Summed.apply(tokens, weight, bias, labels, factor, torch.is_grad_enabled(), settings)
+
+
+def _number(k, m, name: str) -> tuple:
+    """k and m, neither of which the chunks give a gradient."""
+    if are_learned(k, m) and torch.is_grad_enabled():
+        plain = name.removeprefix("linear_")
+        raise ValueError(
+            f"{name} gives k and m no gradient: pass numbers, or learn them on the plain route, "
+            f"{plain}(hidden @ weight.T, target, k, m)"
+        )
+    return _check(k, m)
 
 
 def _plain_dtype(hidden: Tensor) -> torch.dtype:
@@ -237,7 +249,7 @@ class _LinearRootedLoss(nn.Module):
 
     def extra_repr(self) -> str:
         options = f"label_smoothing={self.label_smoothing:g}, reduction={self.reduction!r}"
-        return f"k={self.k:g}, m={self.m:g}, {options}"
+        return f"k={as_float(self.k):g}, m={as_float(self.m):g}, {options}"
 
 
 class LinearRootLoss(_LinearRootedLoss):

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .base import ClassLoss, at_least_float32, check_real, class_loss
+from .base import ClassLoss, as_float, at_least_float32, check_real, class_loss, has_values
 
 # Both papers' published code clips the one-hot target at 10⁻⁴ before its logarithm.
 LOG_OF_ZERO = math.log(1e-4)
@@ -31,9 +31,9 @@ def _finite(ell: Tensor) -> Tensor:
 def sce_loss(
     logits: Tensor,
     target: Tensor,
-    alpha: float = 0.1,
-    beta: float = 1.0,
-    A: float = LOG_OF_ZERO,
+    alpha: float | Tensor = 0.1,
+    beta: float | Tensor = 1.0,
+    A: float | Tensor = LOG_OF_ZERO,
     **options,
 ) -> Tensor:
     """The symmetric cross entropy α ℓ + β (−A) (1 − p): cross entropy, and the robust reverse of it.
@@ -64,7 +64,7 @@ def sce_loss(
     Wang, Ma, Chen, Luo, Yi, Bailey: Symmetric Cross Entropy for Robust Learning with Noisy Labels, ICCV 2019,
     arXiv 1908.06112.
     """
-    _check(alpha, beta, A)
+    alpha, beta, A = _check(alpha, beta, A)
 
     def phi(ell: Tensor) -> Tensor:
         return alpha * _finite(ell) + (beta * A) * torch.expm1(-ell)
@@ -75,9 +75,9 @@ def sce_loss(
 def apl_loss(
     logits: Tensor,
     target: Tensor,
-    alpha: float = 1.0,
-    beta: float = 1.0,
-    A: float = LOG_OF_ZERO,
+    alpha: float | Tensor = 1.0,
+    beta: float | Tensor = 1.0,
+    A: float | Tensor = LOG_OF_ZERO,
     **options,
 ) -> Tensor:
     """The active passive loss NCE + RCE: α ℓ / Σ_c (−log p_c) + β (−A) (1 − p).
@@ -109,7 +109,7 @@ def apl_loss(
     Ma, Huang, Wang, Romano, Erfani, Bailey: Normalized Loss Functions for Deep Learning with Noisy Labels,
     ICML 2020, arXiv 2006.13554.
     """
-    _check(alpha, beta, A)
+    alpha, beta, A = _check(alpha, beta, A)
     dim = 0 if logits.dim() == 1 else 1
     of_all = _finite(-F.log_softmax(at_least_float32(logits), dim)).sum(dim, keepdim=True)
     of_all = of_all.clamp(min=torch.finfo(of_all.dtype).eps)  # 0 where there is one class
@@ -121,7 +121,7 @@ def apl_loss(
     return class_loss(phi, 1.0, logits, target, **options)
 
 
-def poly1_loss(logits: Tensor, target: Tensor, epsilon: float = 2.0, **options) -> Tensor:
+def poly1_loss(logits: Tensor, target: Tensor, epsilon: float | Tensor = 2.0, **options) -> Tensor:
     """Poly-1: ℓ + ε (1 − p), cross entropy with another first coefficient of its series in 1 − p.
 
     Parameters
@@ -148,26 +148,27 @@ def poly1_loss(logits: Tensor, target: Tensor, epsilon: float = 2.0, **options) 
     Leng, Tan, Liu, Cubuk, Shi, Cheng, Anguelov: PolyLoss: A Polynomial Expansion Perspective of Classification
     Loss Functions, ICLR 2022, arXiv 2204.12511.
     """
-    check_real("epsilon", epsilon, -1)
+    epsilon = check_real("epsilon", epsilon, -1)
     return class_loss(lambda ell: _finite(ell) - epsilon * torch.expm1(-ell), 1.0, logits, target, **options)
 
 
-def _check(alpha: float, beta: float, log_of_zero: float) -> None:
-    check_real("alpha", alpha, 0)
-    check_real("beta", beta, 0)
-    check_real("A", log_of_zero, -math.inf)
-    if log_of_zero >= 0:
+def _check(alpha, beta, log_of_zero) -> tuple:
+    alpha, beta = check_real("alpha", alpha, 0), check_real("beta", beta, 0)
+    log_of_zero = check_real("A", log_of_zero, -math.inf)
+    if (not isinstance(log_of_zero, Tensor) or has_values(log_of_zero)) and log_of_zero >= 0:
         raise ValueError(f"A stands for log 0 and must be < 0, got {log_of_zero!r}")
+    return alpha, beta, log_of_zero
 
 
 class _WithReverse(ClassLoss):
-    def __init__(self, alpha: float, beta: float, A: float, **options) -> None:
+    def __init__(self, alpha: float | Tensor, beta: float | Tensor, A: float | Tensor, **options) -> None:
         super().__init__(**options)
         _check(alpha, beta, A)
         self.alpha, self.beta, self.A = alpha, beta, A
 
     def extra_repr(self) -> str:
-        return f"alpha={self.alpha:g}, beta={self.beta:g}, A={self.A:g}, {super().extra_repr()}"
+        own = ", ".join(f"{name}={as_float(getattr(self, name)):g}" for name in ("alpha", "beta", "A"))
+        return f"{own}, {super().extra_repr()}"
 
 
 class SCELoss(_WithReverse):
@@ -175,9 +176,9 @@ class SCELoss(_WithReverse):
 
     def __init__(
         self,
-        alpha: float = 0.1,
-        beta: float = 1.0,
-        A: float = LOG_OF_ZERO,
+        alpha: float | Tensor = 0.1,
+        beta: float | Tensor = 1.0,
+        A: float | Tensor = LOG_OF_ZERO,
         **options,
     ) -> None:
         super().__init__(alpha, beta, A, **options)
@@ -191,9 +192,9 @@ class APLLoss(_WithReverse):
 
     def __init__(
         self,
-        alpha: float = 1.0,
-        beta: float = 1.0,
-        A: float = LOG_OF_ZERO,
+        alpha: float | Tensor = 1.0,
+        beta: float | Tensor = 1.0,
+        A: float | Tensor = LOG_OF_ZERO,
         **options,
     ) -> None:
         super().__init__(alpha, beta, A, **options)
@@ -205,7 +206,7 @@ class APLLoss(_WithReverse):
 class Poly1Loss(ClassLoss):
     """:func:`poly1_loss` as a module: ``Poly1Loss(epsilon=2.0, *, weight=None, …)``."""
 
-    def __init__(self, epsilon: float = 2.0, **options) -> None:
+    def __init__(self, epsilon: float | Tensor = 2.0, **options) -> None:
         super().__init__(**options)
         check_real("epsilon", epsilon, -1)
         self.epsilon = epsilon
@@ -214,4 +215,4 @@ class Poly1Loss(ClassLoss):
         return poly1_loss(logits, target, self.epsilon, **self.options())
 
     def extra_repr(self) -> str:
-        return f"epsilon={self.epsilon:g}, {super().extra_repr()}"
+        return f"epsilon={as_float(self.epsilon):g}, {super().extra_repr()}"

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from .base import (
     ClassLoss,
     are_learned,
+    as_float,
     at_least_float32,
     check_real,
     check_reduction,
@@ -99,7 +100,7 @@ def rlo_pair(
     return value.mul_(m), slope
 
 
-def root_from_ce(cross_entropy: Tensor, k: float = 3.0, m: float = 3.0) -> Tensor:
+def root_from_ce(cross_entropy: Tensor, k: float | Tensor = 3.0, m: float | Tensor = 3.0) -> Tensor:
     """m (1 − e^(−ℓ/k)) of per-sample cross entropies ℓ, elementwise: the root loss on any fused kernel's output.
 
     >>> root_from_ce(torch.tensor([0.0, 0.6931, 100.0]), k=1, m=1)
@@ -108,7 +109,7 @@ def root_from_ce(cross_entropy: Tensor, k: float = 3.0, m: float = 3.0) -> Tenso
     Parameters
     ----------
     cross_entropy : Tensor, any shape
-        ℓ ≥ 0, infinity included; float32 or float64.
+        ℓ ≥ 0, infinity included. Half precision is computed in, and returned as, float32.
     k, m : float > 0, or tensors without dimensions
 
     Returns
@@ -120,28 +121,28 @@ def root_from_ce(cross_entropy: Tensor, k: float = 3.0, m: float = 3.0) -> Tenso
     ValueError
         If k or m is not a finite real number > 0.
     """
-    _check(k, m)
-    return one_minus_exp(cross_entropy * (-1.0 / k)) * m
+    k, m = _check(k, m)
+    return one_minus_exp(at_least_float32(cross_entropy) * (-1.0 / k)) * m
 
 
-def rlo_from_ce(cross_entropy: Tensor, k: float = 3.0, m: float = 3.0) -> Tensor:
+def rlo_from_ce(cross_entropy: Tensor, k: float | Tensor = 3.0, m: float | Tensor = 3.0) -> Tensor:
     """m (e^(ℓ/k) − 1) of per-sample cross entropies ℓ, elementwise; linear where that would overflow.
 
     >>> rlo_from_ce(torch.tensor([0.0, 0.6931, 1.3863]), k=1, m=1)
     tensor([0.0000, 0.9999, 3.0000])
 
-    Parameters, returns and errors are those of :func:`root_from_ce`; `k` and `m` are numbers.
+    Parameters, returns and errors are those of :func:`root_from_ce`.
     """
-    _check(k, m)
+    k, m = _check(k, m)
     start = exact_range(cross_entropy.dtype, k, m)
-    return expm1_then_linear(cross_entropy * (1.0 / k), start) * m
+    return expm1_then_linear(at_least_float32(cross_entropy) * (1.0 / k), start) * m
 
 
 def root_loss(
     logits: Tensor,
     target: Tensor,
-    k: float = 3.0,
-    m: float = 3.0,
+    k: float | Tensor = 3.0,
+    m: float | Tensor = 3.0,
     *,
     weight: Tensor | None = None,
     ignore_index: int = -100,
@@ -175,14 +176,15 @@ def root_loss(
     Raises
     ------
     ValueError
-        If k ≤ 0, m ≤ 0, either is not a finite real number, or an option is not one of torch's.
+        If k ≤ 0, m ≤ 0, either is not a finite real number, or an option is not one of torch's. (A tensor is
+        looked at on the CPU only. A k that is learned needs a floor: pass, say, ``1 + softplus(parameter)``.)
 
     References
     ----------
     Wang et al., arXiv 2310.03890 (2023); Zhang & Sabuncu, NeurIPS 2018 (generalised cross entropy,
     (1 − p^q)/q, is this loss at k = m = 1/q).
     """
-    _check(k, m)
+    k, m = _check(k, m)
     return class_loss(
         lambda ell: one_minus_exp(ell * (-1.0 / k)),
         m,
@@ -199,8 +201,8 @@ def root_loss(
 def rlo_loss(
     logits: Tensor,
     target: Tensor,
-    k: float = 3.0,
-    m: float = 3.0,
+    k: float | Tensor = 3.0,
+    m: float | Tensor = 3.0,
     *,
     weight: Tensor | None = None,
     ignore_index: int = -100,
@@ -221,9 +223,9 @@ def rlo_loss(
     ----------
     logits, target, weight, ignore_index, reduction, label_smoothing
         As in :func:`root_loss`.
-    k : float > 0
+    k : float > 0, or a tensor without dimensions
         The root. k → ∞ with m = k is cross entropy.
-    m : float > 0
+    m : float > 0, or a tensor without dimensions
         A pure scale.
 
     Returns
@@ -240,7 +242,7 @@ def rlo_loss(
     ----------
     Wang et al., arXiv 2310.03890 (2023).
     """
-    _check(k, m)
+    k, m = _check(k, m)
     start = exact_range(logits.dtype, k, m)
     return class_loss(
         lambda ell: expm1_then_linear(ell * (1.0 / k), start),
@@ -256,7 +258,7 @@ def rlo_loss(
 
 
 def rooted_logistic_loss(
-    logits: Tensor, target: Tensor, k: float = 2.0, *, reduction: str = "mean"
+    logits: Tensor, target: Tensor, k: float | Tensor = 2.0, *, reduction: str = "mean"
 ) -> Tensor:
     """The binary rooted logistic loss k (1 + e^(−t))^(1/k), t = ±f(x) the signed margin.
 
@@ -290,7 +292,7 @@ def rooted_logistic_loss(
     ----------
     Wang et al., arXiv 2310.03890 (2023).
     """
-    check_real("k", k, 0, inclusive=False)
+    k = check_real("k", k, 0, inclusive=False)
     check_reduction(reduction)
     if target.shape != logits.shape:
         raise ValueError(
@@ -314,31 +316,38 @@ def rooted_logistic_loss(
     return loss.sum() if reduction == "sum" else loss
 
 
-def _check(k: float, m: float) -> None:
-    check_real("k", k, 0, inclusive=False)
-    check_real("m", m, 0, inclusive=False)
+def _check(k: float | Tensor, m: float | Tensor) -> tuple[float | Tensor, float | Tensor]:
+    return check_real("k", k, 0, inclusive=False), check_real("m", m, 0, inclusive=False)
 
 
 class _RootedLoss(ClassLoss):
-    def __init__(self, k: float = 3.0, m: float = 3.0, **options) -> None:
+    def __init__(self, k: float | Tensor = 3.0, m: float | Tensor = 3.0, **options) -> None:
         super().__init__(**options)
         _check(k, m)
         self.k, self.m = k, m
 
-    def anneal(self, k: float) -> None:
-        """Move k, and m with it so that m/k stays: the next step computes with it, compiled or not."""
-        _check(k, 1.0)
-        if not isinstance(self.k, Tensor):
-            ratio, device = self.m / self.k, getattr(self.weight, "device", None)
+    def anneal(self, k: float | Tensor) -> None:
+        """Move k, and m with it so that m/k stays: the next step computes with it, compiled or not.
+
+        Raises
+        ------
+        ValueError
+            If k is not a finite real number > 0, or k or m is learned: its optimiser moves it.
+        """
+        k, _ = _check(k, 1.0)
+        if are_learned(self.k, self.m):
+            raise ValueError("anneal moves a k and m that are given, but a parameter is learned")
+        if "k" not in self._buffers:
+            self._ratio, device = as_float(self.m) / as_float(self.k), getattr(self.weight, "device", None)
+            dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
             del self.k, self.m
-            for name, value in (("k", k), ("m", k * ratio)):
-                self.register_buffer(name, torch.tensor(float(value), device=device), persistent=False)
-            self._ratio = ratio
+            for name in ("k", "m"):
+                self.register_buffer(name, torch.ones((), dtype=dtype, device=device), persistent=False)
         self.get_buffer("k").fill_(k)
         self.get_buffer("m").fill_(k * self._ratio)
 
     def extra_repr(self) -> str:
-        return f"k={float(self.k):g}, m={float(self.m):g}, {super().extra_repr()}"
+        return f"k={as_float(self.k):g}, m={as_float(self.m):g}, {super().extra_repr()}"
 
 
 class RootLoss(_RootedLoss):
@@ -347,7 +356,7 @@ class RootLoss(_RootedLoss):
     @property
     def logit_scale(self) -> float:
         """1 − 1/k; at k ≤ 1 the loss is minimal at the most probable class alone, and nothing is corrected."""
-        return 1 - 1 / float(self.k) if float(self.k) > 1 else 1.0
+        return 1 - 1 / as_float(self.k) if as_float(self.k) > 1 else 1.0
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         return root_loss(logits, target, self.k, self.m, **self.options())
@@ -359,7 +368,7 @@ class RLOLoss(_RootedLoss):
     @property
     def logit_scale(self) -> float:
         """1 + 1/k."""
-        return 1 + 1 / float(self.k)
+        return 1 + 1 / as_float(self.k)
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         return rlo_loss(logits, target, self.k, self.m, **self.options())

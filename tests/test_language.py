@@ -63,6 +63,10 @@ def test_labels_that_are_missing_or_do_not_fit_are_named():
         CausalLMLoss()((logits,), None)
     with pytest.raises(ValueError, match=r"\(3, 9\), got \(3, 8\)"):
         CausalLMLoss()((logits,), labels[:, 1:])
+    with pytest.raises(ValueError, match=r"next words.*got \(4, 5\); for one class a sample"):
+        CausalLMLoss()(
+            (torch.zeros(4, 5),), torch.zeros(4, dtype=torch.long)
+        )  # would compare with the next sample's
 
 
 @pytest.fixture(scope="module")

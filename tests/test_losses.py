@@ -1,8 +1,11 @@
 """losses/ against closed forms in float64, torch's own cross entropy, finite differences and extremes."""
 
+import copy
 import doctest
+import fractions
 import functools
 import math
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -332,6 +335,14 @@ def test_the_functions_of_a_cross_entropy_are_the_losses(batch):
         got = getattr(losses, f"{name}_from_ce")(ell, *km)
         want = CLASS_LOSSES[name](*batch, *km, reduction="none")
         torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-14)
+        of_ce, rounded = getattr(losses, f"{name}_from_ce"), ell.bfloat16()  # as some kernels return it
+        assert torch.equal(of_ce(rounded, *km), of_ce(rounded.float(), *km)), name
+        for_fp16 = torch.tensor([0.0, 0.5, 11.0, 6e4]).half().requires_grad_()
+        value = of_ce(for_fp16, *km)
+        value.sum().backward()
+        assert value.dtype == torch.float32 and value.isfinite().all() and for_fp16.grad.isfinite().all(), (
+            name
+        )
 
 
 @pytest.mark.parametrize("alpha", [0.3, 0.5, 1.5, 4.0])
@@ -355,6 +366,26 @@ def test_annealing_moves_k_and_keeps_m_over_k(name, sign, batch):
         loss.anneal(k)
         torch.testing.assert_close(loss(*batch), CLASS_LOSSES[name](*batch, k, 2 * k), rtol=1e-6, atol=0)
         assert loss.logit_scale == (1.0 if sign < 0 and k <= 1 else 1 + sign / k)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_learned_k_is_printed_saved_and_never_moved_by_annealing(batch):
+    for name in CLASS_LOSSES:
+        first = next(iter(losses.loss_parameters(name)))
+        loss = losses.build_loss(name, **{first: torch.nn.Parameter(torch.tensor(2.0))})
+        again = pickle.loads(pickle.dumps(copy.deepcopy(loss)))
+        assert f"{first}=2" in repr(again) and again(*batch) == loss(*batch)
+        again(*batch).backward()
+        assert dict(again.named_parameters())[first].grad.isfinite()
+    for learned in (
+        {"k": torch.nn.Parameter(torch.tensor(2.0))},
+        {"m": torch.nn.Parameter(torch.tensor(2.0))},
+    ):
+        with pytest.raises(ValueError, match="learned"):
+            losses.RootLoss(**learned).anneal(3.0)
+    given = losses.RLOLoss(torch.tensor(4.0), np.float16(8.0))
+    given.bfloat16().anneal(2.3)
+    assert given(*batch) == pytest.approx(rlo_loss(*batch, 2.3, 4.6).item(), rel=1e-6)
 
 
 def test_names_need_no_torch_and_parameters_are_those_of_the_signature():
@@ -591,7 +622,9 @@ def test_build_loss_lists_the_known_names():
         losses.build_loss("root", gamma=2)
 
 
-@pytest.mark.parametrize("bad", [0, -3, math.nan, math.inf, "3", None, True])
+@pytest.mark.parametrize(
+    "bad", [0, -3, math.nan, math.inf, "3", None, True, *map(torch.tensor, (-1.0, math.inf, True))]
+)
 def test_k_not_above_zero_or_no_number_is_an_error(bad, batch):
     for f in (root_loss, rlo_loss):
         with pytest.raises(ValueError, match="k must be"):
@@ -601,6 +634,29 @@ def test_k_not_above_zero_or_no_number_is_an_error(bad, batch):
     for name in ("root", "rlo"):
         with pytest.raises(ValueError, match="k must be"):
             losses.build_loss(name, k=bad)
+
+
+@pytest.mark.parametrize(
+    "number", [np.float16(2.5), np.int64(2), fractions.Fraction(5, 2), torch.tensor(2.5).bfloat16()]
+)
+def test_a_number_of_any_kind_is_the_float_that_it_stands_for(number, batch):
+    logits, target = (batch[0].float() * 4).requires_grad_(), batch[1]
+    calls = (
+        *(
+            functools.partial(f, logits, target, label_smoothing=s)
+            for f in (root_loss, rlo_loss)
+            for s in (0, 0.1)
+        ),
+        lambda k: losses.linear_rlo_loss(logits, torch.eye(5), target, k, k),
+        lambda m: rlo_loss(logits, target, 3.0, m),
+        lambda gamma: focal_loss(logits, target, gamma, gamma),
+        lambda k: rooted_logistic_loss(logits, logits > 0, k),
+    )
+    for call in calls:
+        got, want = call(number), call(float(number))
+        torch.testing.assert_close(got, want, rtol=1e-6, atol=0)
+        gradients = [torch.autograd.grad(x, logits)[0] for x in (got, want)]
+        torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-9)
 
 
 @pytest.mark.parametrize("bad", [0, -1, math.nan, math.inf, "3"])

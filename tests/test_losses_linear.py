@@ -350,6 +350,19 @@ def test_the_modules_check_their_options_when_they_are_made(module):
     assert "k=2, m=5" in repr(module(2, 5))
 
 
+@both
+def test_a_k_or_m_that_asks_for_a_gradient_is_refused_by_name(name):
+    """It would get none without a word."""
+    hidden, weight, _, target = problem()
+    learned = torch.nn.Parameter(torch.tensor(3.0))
+    for numbers in ((learned, 3.0), (3.0, learned)):
+        with pytest.raises(ValueError, match=rf"linear_{name}_loss gives k and m no gradient.*{name}_loss\("):
+            PAIRS[name][0](hidden, weight, target, *numbers)
+        with torch.no_grad():
+            value = PAIRS[name][0](hidden, weight, target, *numbers)
+        torch.testing.assert_close(value, PAIRS[name][0](hidden, weight, target, 3.0, 3.0).detach())
+
+
 @pytest.mark.slow
 def test_a_compiled_model_may_hold_the_loss():
     hidden, weight, _, target = problem()
