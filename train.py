@@ -338,7 +338,8 @@ def start(job, path, directory):
     if job.progress.step > job.total_steps:
         raise UserError(f"--max-steps {args.max_steps} is behind the run, at step {job.progress.step}")
     if directory:
-        directory.start(vars(args), {"data": job.data.facts()}, job.progress.rows)
+        facts = {"data": job.data.facts(), "total_steps": job.total_steps}
+        directory.start(vars(args), facts, job.progress.rows, job.progress.step)
     job.say(f"run     {path}, step {job.progress.step} of {job.total_steps}")
 
 

@@ -55,6 +55,9 @@ class Run:
         Whether nothing is left to train.
     facts : dict
         What config.json says of the data.
+    extended : str
+        With what lengths it began, where it was made longer on the way: its learning rate then followed another
+        curve than that of a run which had its length from the start. ``"no"`` as a rule.
     """
 
     path: Path
@@ -65,6 +68,7 @@ class Run:
     scores: dict[str, float] = field(default_factory=dict)
     is_finished: bool = True
     facts: dict = field(default_factory=dict)
+    extended: str = "no"
 
     @property
     def test_images(self) -> int | None:
@@ -195,7 +199,23 @@ def read_run(path: Path, parser: Parser) -> Run:
     scores = {name: value for name, value in scores.items() if math.isfinite(value)}
     facts = config.get("data")
     facts = facts if isinstance(facts, dict) else {}
-    return Run(path, flags, columns, written, chooser, scores, finished, facts)
+    try:
+        extended = _extended(config)
+    except (KeyError, TypeError):
+        raise ValueError(f"{path}: config.json is damaged: before is no list of a run's parts") from None
+    return Run(path, flags, columns, written, chooser, scores, finished, facts, extended)
+
+
+def _extended(config: dict) -> str:
+    """``"from 3 epochs at step 60"``, for each time that a run was given another length; else ``"no"``."""
+    parts = []
+    for part in config.get("before", []):
+        both = part["total_steps"], config.get("total_steps")
+        lengths = [(x["epochs"], x["max_steps"]) for x in (part, config)]
+        if both[0] != both[1] if None not in both else lengths[0] != lengths[1]:
+            most = f" or {part['max_steps']} steps" if part["max_steps"] else ""
+            parts.append(f"from {part['epochs']} epochs{most} at step {part['until_step']}")
+    return " and ".join(parts) or "no"
 
 
 def _read_report(path: Path) -> dict[str, float]:
@@ -227,7 +247,8 @@ def key(flags: dict) -> str:
 def group_runs(runs: Iterable[Run]) -> tuple[list[Group], list[str]]:
     """Groups in order of data, net, condition and loss, and a remark for each run that another one replaces.
 
-    Where runs have met other files under one data set's name, its fingerprint counts as a flag, ``data``.
+    Where runs have met other files under one data set's name, its fingerprint counts as a flag, ``data``; where
+    some were made longer on the way, so does that, ``extended``.
     """
     groups, remarks, seen = {}, [], {}
     runs = list(runs)
@@ -235,8 +256,14 @@ def group_runs(runs: Iterable[Run]) -> tuple[list[Group], list[str]]:
         seen.setdefault(run.flags["dataset"], set()).add(run.fingerprint)
     changed = [name for name, prints in seen.items() if len(prints - {""}) > 1]
     remarks += [f"the data of {name} are not the same in all runs: told apart as data …" for name in changed]
+    longer = sum(run.extended != "no" for run in runs)
+    if longer:
+        remarks.append(
+            f"{longer} of {len(runs)} runs were given another --epochs or --max-steps when they continued, and "
+            "another course of the learning rate with it: told apart as extended …"
+        )
     for run in runs:
-        flags = essence(run.flags)
+        flags = essence(run.flags) | ({"extended": run.extended} if longer else {})
         if run.flags["dataset"] in changed:
             flags["data"] = run.fingerprint[:8] or "unknown"
         group = groups.setdefault(key(flags), Group(flags))

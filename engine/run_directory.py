@@ -111,7 +111,7 @@ class RunDirectory:
                     f"{path} exists: continue it with --resume {path}, or take another --run-name"
                 )
 
-    def start(self, flags: dict, facts: dict, rows: list[dict]) -> None:
+    def start(self, flags: dict, facts: dict, rows: list[dict], step: int = 0) -> None:
         """Write config.json (every flag, and what else it takes to run this again) and the rows so far.
 
         Parameters
@@ -120,6 +120,8 @@ class RunDirectory:
         facts : dict
             What the flags do not say: the data's fingerprint, its class names, …
         rows : list of dict
+        step : int
+            Steps that are done. What was otherwise while they were trained stays in config.json, in ``before``.
 
         Raises
         ------
@@ -135,6 +137,7 @@ class RunDirectory:
         versions = {"python": platform.python_version()}
         versions |= {module.__name__: module.__version__ for module in (torch, torchvision)}
         record = flags | facts | {"versions": versions, "git_commit": _git_commit()}
+        record["before"] = _before(self.path / "config.json", record, step)
         text = json.dumps(record, indent=2) + "\n"
         write_atomically(self.path / "config.json", lambda file: file.write(text.encode()))
         self._write_metrics(rows)
@@ -374,6 +377,19 @@ def is_finished(flags: dict, rows: Sequence[dict]) -> bool:
     return epoch - best_epoch >= flags["patience"]
 
 
+def _before(config: Path, record: dict, step: int) -> list[dict]:
+    """The parts of a run that were trained with another length, or by another program, and up to which step."""
+    try:
+        old = json.loads(config.read_text())
+        parts = list(old.get("before", []))
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        return []
+    was = {name: old.get(name) for name in _OF_A_PART}
+    changed = any(value is not None and value != record.get(name) for name, value in was.items())
+    trained = step > (parts[-1]["until_step"] if parts else 0)
+    return [*parts, {"until_step": step, **was}] if changed and trained else parts if step else []
+
+
 def _text(value: float) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
@@ -434,4 +450,5 @@ def run_name(flags: dict) -> str:
 
 
 LONGEST_NAME = 180  # bytes: file systems take 255, and .log and temporary files add to them
+_OF_A_PART = ("epochs", "max_steps", "total_steps", "versions", "git_commit")
 _FILES = {"checkpoint", "train_labels", "label_noise_kind"}

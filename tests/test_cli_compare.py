@@ -195,6 +195,26 @@ def test_runs_on_other_files_under_one_name_are_not_compared(tmp_path, capsys):
     assert not rows["root k=3 m=3, data bbbbbbbb"]["test accuracy − baseline"]
 
 
+def test_runs_that_were_made_longer_are_not_pooled_with_those_of_that_length(tmp_path, capsys):
+    begun = {"until_step": 20, "epochs": 2, "max_steps": 0, "total_steps": 20}
+    for seed in range(3):
+        made = {"loss": "ce", "seed": seed, "total_steps": 40, "max_steps": 0}
+        make(tmp_path / "runs", f"straight{seed}", [60, 70, 80, 90 + seed], **made)
+        make(tmp_path / "runs", f"longer{seed}", [60, 89, 90, 91], **made, before=[begun])
+        moved = begun | {"total_steps": 40}  # the same run by another program: no other curve
+        make(tmp_path / "runs", f"moved{seed}", [60, 70, 80, 90], **made | {"seed": 3 + seed}, before=[moved])
+    rows, err = table(capsys, tmp_path / "runs", "--out", tmp_path / "out")
+    assert {name: row["seeds"] for name, row in rows.items()} == {
+        "ce, extended no": "0 1 2 3 4 5",
+        "ce, extended from 2 epochs at step 20": "0 1 2",
+    }
+    assert "3 of 9 runs were given another --epochs or --max-steps" in err
+    make(tmp_path / "runs", "odd", [60, 70], before=["x"])
+    assert (
+        "before is no list of a run's parts" in table(capsys, tmp_path / "runs", "--out", tmp_path / "out")[1]
+    )
+
+
 def test_default_targets_are_shares_of_the_best_group_of_the_same_condition(runs, tmp_path, capsys):
     make(runs, "other", [10, 20], dataset="cifar10")
     rows, _ = table(capsys, runs, "--out", tmp_path / "out")

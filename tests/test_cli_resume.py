@@ -1,6 +1,7 @@
 """Stop a real training anywhere, resume it, and compare with one that was left alone: bit for bit."""
 
 import csv
+import json
 import shutil
 import signal
 import subprocess
@@ -105,8 +106,15 @@ def run(finished, tmp_path):
 def test_resuming_a_finished_run_says_so_and_epochs_may_grow(run, cli):
     done = cli("train.py", "--resume", run)
     assert "step 3 of 3" in done.stdout and "best test accuracy" in done.stdout
+    assert json.loads((run / "config.json").read_text())["before"] == []
     cli("train.py", "-r", run, "--epochs", 2)
     assert [row["epoch"] for row in rows_of(run)] == ["1", "2"]
+    cli("train.py", "-r", run)
+    config = json.loads((run / "config.json").read_text())
+    (part,) = config["before"]  # compare.py tells the run from one that had two epochs from its start
+    assert [part[n] for n in ("until_step", "epochs", "total_steps")] == [3, 1, 3] and config[
+        "total_steps"
+    ] == 6
 
 
 def test_a_flag_that_contradicts_the_run_is_refused_by_name(run, cli):
