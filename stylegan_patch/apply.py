@@ -85,6 +85,11 @@ def recognise(root, manifest):
     """(`Flavour`, lines to report) of the clone; raises Refusal, with the reasons, where the loss does not fit."""
     sources = read_sources(root, root / STORE / "originals" / LOSS if LOSS in manifest else root / LOSS)
     now = (root / LOSS).read_bytes()
+    if why_keep(now, manifest.get(LOSS)) and OURS.encode() not in now:
+        raise Refusal(
+            f"{root / LOSS} is not the rooted loss any more, nor what it replaced (another branch, a pull?); "
+            f"--revert, which keeps it as {LOSS}.yours, put it back, and run this again"
+        )
     ours = {flavour: tree_of(HERE / flavour.loss) for flavour in FLAVOURS}
     flavour = min(FLAVOURS, key=lambda flavour: distance(ours[flavour], sources))
     tree, name = ours[flavour], f"stylegan_patch/{flavour.loss}"
@@ -144,6 +149,10 @@ def plan(root, flavour, manifest):
             continue
         if known and digest(now) not in known.values():
             report.append(f"keep  {name}: changed by you since it was fixed")
+            report += [
+                f"keep  {name}: the trouble is back, so look yourself: {line.partition(': ')[2]}"
+                for line in fix(name, now)[1]
+            ]
             continue
         if name == LOSS:
             new = (HERE / flavour.loss).read_bytes()

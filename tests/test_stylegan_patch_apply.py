@@ -161,6 +161,28 @@ def test_changes_made_after_installing_survive_a_second_run_and_a_revert(apply, 
     assert contents(clone) == before
 
 
+def test_files_of_another_branch_are_not_taken_for_ours(apply, clone, capsys):
+    """After a checkout or a pull: the loss there is the clone's own, whatever the store says."""
+    theirs = clone / "training/loss.py"
+    apply.main([str(clone)])
+    theirs.write_text("# of a branch\n" + (clone / "training/loss_original.py").read_text())
+    capsys.readouterr()
+    assert_refused(apply, capsys, clone, says="is not the rooted loss any more, nor what it replaced")
+    assert_refused(
+        apply, capsys, clone, "--dry-run", says="--revert, which keeps it as training/loss.py.yours"
+    )
+    assert apply.main([str(clone), "--revert"]) == 0
+    (clone / "training/loss.py.yours").rename(theirs)
+    assert apply.main([str(clone)]) == 0 and b"Part of rooted-loss." in theirs.read_bytes()
+    misc = clone / "torch_utils/misc.py"
+    misc.write_text(misc.read_text().replace("__init__()", "__init__(dataset)") + "# of a branch\n")
+    capsys.readouterr()
+    assert apply.main([str(clone)]) == 0
+    out = capsys.readouterr().out
+    assert "keep  torch_utils/misc.py: the trouble is back, so look yourself: Sampler.__init__" in out
+    assert "See to the lines above" in out and "Train as before" not in out
+
+
 def test_a_newer_loss_of_ours_replaces_the_older_one(apply, clone, kind, monkeypatch, tmp_path):
     before = contents(clone)
     apply.main([str(clone)])
