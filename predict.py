@@ -7,6 +7,7 @@ python predict.py runs/NAME photos --top 1 --csv out.csv          a row an image
 
 import csv
 import sys
+from collections import Counter
 from pathlib import Path
 
 from common import UserError
@@ -30,7 +31,7 @@ def predict(args):
     """Write a row for each image, as they come; returns what is wrong with those that cannot be read."""
     import torch
 
-    from data.images import find_images
+    from data.images import find_images, suffixes
     from engine.distributed import World
     from models import ModelError, load_run, net_facts, read_info
     from models.run import weights_file
@@ -42,14 +43,17 @@ def predict(args):
     layout = torch.channels_last if net_facts(info.net).channels_last else torch.contiguous_format
     device = World(args.device).device
     net.to(device, memory_format=layout)
-    paths = []
+    paths, left_out = [], Counter()
     for name in map(Path, args.images):
         if not name.exists():
             raise UserError(f"{name} is not there")
-        found = find_images(name) if name.is_dir() else [str(name)]
+        found = find_images(name, left_out) if name.is_dir() else [str(name)]
         if not found:
-            raise UserError(f"folder {name} has no images in it")
+            others = f", only {suffixes(left_out)}" if left_out else ""
+            raise UserError(f"folder {name} has no images in it{others}")
         paths += found
+    if left_out:  # HEIC, say, which Pillow does not read
+        print(f"predict.py: left out for their suffix: {suffixes(left_out)}", file=sys.stderr)
     args.top = args.top or min(3, len(class_names))
     if args.top > len(class_names):
         raise ModelError(f"--top {args.top}: the net knows {len(class_names)} classes")

@@ -261,3 +261,10 @@ def find_images(folder: str | os.PathLike[str], left_out: Counter[str] | None = 
             elif left_out is not None:
                 left_out[os.path.splitext(name)[1].lower()] += 1
     return found
+
+
+def suffixes(left_out: Counter[str]) -> str:
+    """What `find_images` has counted, in words: ``"3 files (2 .heic, 1 without one)"``."""
+    files = "file" if left_out.total() == 1 else "files"
+    kinds = ", ".join(f"{n} {suffix or 'without one'}" for suffix, n in left_out.most_common())
+    return f"{left_out.total()} {files} ({kinds})"

@@ -1,6 +1,7 @@
 """What the command lines share: one-line errors with exit code 2, and the types of flags."""
 
 import argparse
+import errno
 import math
 import os
 import re
@@ -9,6 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from common import EXIT_USAGE, UserError, did_you_mean, one_line
+
+# What a disk does to a program, which is no bug of its: full, a quota, a limit of a file's size, broken.
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
 
 
 class Parser(argparse.ArgumentParser):
@@ -84,7 +88,7 @@ def one_line_errors(prog: str, in_less_memory: str = "try smaller data") -> Iter
     `in_less_memory` says what would need less memory.
 
     A reader that closes our output (``| head -1``) ends the program with one line too, and exit code 141 as a
-    shell would have it.
+    shell would have it; so does a disk that is full, with exit code 2.
     """
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
@@ -96,8 +100,18 @@ def one_line_errors(prog: str, in_less_memory: str = "try smaller data") -> Iter
     except (MemoryError, RuntimeError) as error:
         _explain(error, prog, in_less_memory)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to flush goes there
+        _forget_output()
         fail("nobody reads the output any more (a closed pipe)", prog, 141)
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        _forget_output()
+        fail(f"cannot write {error.filename or 'the output'}: {error.strerror}", prog)
+
+
+def _forget_output() -> None:
+    """What is left to flush goes nowhere, or the interpreter would fail at it once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _explain(error: MemoryError | RuntimeError, prog: str, in_less_memory: str) -> None:

@@ -63,9 +63,11 @@ def test_folders_are_searched_and_bad_images_named_after_all_others(story, cli, 
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / "broken.png").write_bytes(b"no image")
     Image.new("RGB", (30, 20), (220, 10, 10)).save(tmp_path / "new" / "red.jpg")
+    (tmp_path / "new" / "a.HEIC").write_bytes(b"of a phone")
     rows, err = predicted(cli, story, tmp_path / "new", "--top", 2, code=2)
     assert [row["image"].rpartition("/")[2] for row in rows] == ["red.jpg"]
     assert "broken.png" in err and "1 of the images could not be read" in err
+    assert "left out for their suffix: 1 file (1 .heic)" in err
 
 
 def test_testing_again_uses_the_runs_own_statistics_and_classes(story, cli, tmp_path):

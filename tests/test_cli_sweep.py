@@ -161,6 +161,16 @@ def rows_made_up(path, *, epoch, step, accuracy=60, tested=True):
         (path / "report.json").write_text("{}")
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
+def test_output_on_a_full_disk_is_one_line():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            command("sweep.py", "--dry-run"), stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == "sweep.py: error: cannot write the output: No space left on device"
+
+
 def test_finished_runs_are_not_started(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sweep, "start", lambda job, _: pytest.fail(f"{job.name} was started"))
     words = ["--seed", "0", "1", "--out", str(tmp_path), "--", "--epochs", "5"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DataError
-from ..images import EXTENSIONS, common_square_size, find_images
+from ..images import EXTENSIONS, common_square_size, find_images, suffixes
 from ..source import Request, Source, Split
 
 # What the folders of the splits are called, in any case.
@@ -127,16 +127,14 @@ def _split(folder: Path, class_names: list[str], train_root: Path | None, notes:
         if not images:
             raise DataError(
                 f"class folder {folder / name} has no images in it; add some or remove the folder"
-                + (f" ({_suffixes(left_out)} left out)" if left_out else "")
+                + (f" ({suffixes(left_out)} left out)" if left_out else "")
             )
         start = len(str(folder / name)) + 1
         below.add(tuple(sorted({path[start:].rpartition(os.sep)[0].partition(os.sep)[0] for path in images})))
         paths += images
         labels += [number[name]] * len(images)
     if left_out:
-        notes.append(
-            f"left out of {folder.name}/ for their suffix: {_suffixes(left_out)} of {_some(classes)}"
-        )
+        notes.append(f"left out of {folder.name}/ for their suffix: {suffixes(left_out)} of {_some(classes)}")
     if len(below) == 1 and len(deeper := below.pop()) > 1 and "" not in deeper:
         notes.append(
             f"every class of {folder.name}/ has its images in {_some(list(deeper))}: if those are the classes, "
@@ -147,12 +145,6 @@ def _split(folder: Path, class_names: list[str], train_root: Path | None, notes:
     if outside:
         notes.append(f"left out of {folder.name}/: {len(outside)} images in no class folder")
     return Split(np.array(labels, dtype=np.int64), paths=paths)
-
-
-def _suffixes(counts: Counter[str]) -> str:
-    files = "file" if counts.total() == 1 else "files"
-    kinds = ", ".join(f"{n} {suffix or 'without one'}" for suffix, n in counts.most_common())
-    return f"{counts.total()} {files} ({kinds})"
 
 
 def _some(names: list[str]) -> str:
