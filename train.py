@@ -480,7 +480,8 @@ def evaluate(job, batches, averaged=False, keep=False):
 
     data, trainer = job.data, job.trainer
     scale = getattr(trainer.loss, "logit_scale", job.info.logit_scale)
-    scores = Scores(job.world, data.num_classes, scale, data.class_counts, keep)
+    weight = getattr(trainer.loss, "weight", None)
+    scores = Scores(job.world, data.num_classes, scale, data.own_counts, keep, weight)
     trainer.test_on(batches, scores, averaged, QUICK if job.args.quick else 0, leave_if_asked)
     job.outputs = scores.outputs() if keep else None
     return scores.read()

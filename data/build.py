@@ -55,8 +55,9 @@ class Data:
     fingerprint : str
         Digest of class names, and of names and sizes of the files or the contents of the arrays: the same
         wherever the files are, and whenever they were written.
-    class_counts : list of int
-        Training images with each label; empty without training images.
+    class_counts, own_counts : list of int
+        Training images with each label, and with each of the set's own labels: they differ where labels were
+        changed. Empty without training images.
     wrong_labels : float
         Share of the training labels that differ from the set's own.
     labels_digest : str
@@ -83,6 +84,7 @@ class Data:
     crop_pct: float
     fingerprint: str
     class_counts: list[int]
+    own_counts: list[int]
     wrong_labels: float
     labels_digest: str
     clean_train_labels: torch.Tensor
@@ -179,13 +181,15 @@ def build_data(
     transform = BatchTransform(size, mean, std, device, interpolation, crop_pct, options.channels_last)
     rank = {"rank": options.rank, "world_size": options.world_size}
     tensors = {key: torch.from_numpy(split.labels).to(device) for key, split in parts.items()}
-    train, counts, wrong, digest = None, [], 0.0, ""
+    train, counts, own_counts, wrong, digest = None, [], [], 0.0, ""
     if "train" in parts:
         train = TrainLoader(
             stores["train"], tensors["train"], transform, batch_size, augment=options.augment,
             flip=entry.flip, randaug=options.randaug, seed=options.seed, **rank,
         )  # fmt: skip
-        counts = np.bincount(parts["train"].labels, minlength=len(source.class_names)).tolist()
+        counts, own_counts = (
+            np.bincount(y, minlength=len(source.class_names)).tolist() for y in (parts["train"].labels, clean)
+        )
         wrong = float((parts["train"].labels != clean).mean())
         digest = hashlib.sha256(parts["train"].labels.astype("<i8").tobytes()).hexdigest()
     pixels = _TEST_PIXELS["cuda" if device.type == "cuda" else "other"]
@@ -206,8 +210,8 @@ def build_data(
     names = list(source.class_names)
     return Data(
         train, held_out["test"], held_out.get("val"), len(names), names, size, tuple(mean), tuple(std),
-        interpolation, crop_pct, _fingerprint(source), counts, wrong, digest, torch.from_numpy(clean).to(device),
-        parts["test"].paths, description, [*source.notes, *notes, *more],
+        interpolation, crop_pct, _fingerprint(source), counts, own_counts, wrong, digest,
+        torch.from_numpy(clean).to(device), parts["test"].paths, description, [*source.notes, *notes, *more],
     )  # fmt: skip
 
 

@@ -29,6 +29,9 @@ class Scores:
         Training images of each class: where they differ, ``rare_acc`` is the mean accuracy of the rarest third.
     keep : bool
         Keep logits and labels too, for a report.
+    weight : Tensor, shape (C,), optional
+        The loss's class weights, whose sum its mean over a batch divides by: the loss is then
+        Σ w_y loss / Σ w_y over all images, however they are cut into batches.
     """
 
     def __init__(
@@ -38,14 +41,16 @@ class Scores:
         logit_scale: float = 1.0,
         class_counts: Sequence[int] = (),
         keep: bool = False,
+        weight: Tensor | None = None,
     ) -> None:
         self.world, self.logit_scale = world, logit_scale
         rarest = sorted(range(len(class_counts)), key=lambda c: class_counts[c])[: max(1, num_classes // 3)]
         self.rare = rarest if len(set(class_counts)) > 1 else []
+        self.weight = weight
         self.kept: list[tuple[Tensor, Tensor]] | None = [] if keep else None
         wide = torch.float32 if world.device.type == "mps" else torch.float64
-        # loss, nll, nll corrected, samples | gaps of both | correct of each class | images of each class
-        self._sizes = (4, BINS, BINS, num_classes, num_classes)
+        # loss, nll, nll corrected, samples, their weight | gaps of both | correct of each class | images of each class
+        self._sizes = (5, BINS, BINS, num_classes, num_classes)
         self.sums = torch.zeros(sum(self._sizes), dtype=wide, device=world.device)
 
     def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
@@ -56,9 +61,10 @@ class Scores:
         predicted = logits.argmax(1)
         right = (predicted == labels).to(self.sums)
         of_class = F.one_hot(labels, self._sizes[3]).to(self.sums)
-        n = len(labels)
-        first = [loss.to(self.sums) * n, F.nll_loss(raw, labels, reduction="sum").to(self.sums)]
-        first += [F.nll_loss(corrected, labels, reduction="sum").to(self.sums), torch.full_like(first[0], n)]
+        n = torch.full_like(right.sum(), len(labels))
+        size = n if self.weight is None else self.weight.to(self.sums)[labels].sum()
+        first = [loss.to(self.sums) * size, F.nll_loss(raw, labels, reduction="sum").to(self.sums)]
+        first += [F.nll_loss(corrected, labels, reduction="sum").to(self.sums), n, size]
         gaps = [_gaps(log_p.amax(1).exp(), right) for log_p in (raw, corrected)]
         self.sums += torch.cat([torch.stack(first), *gaps, right @ of_class, of_class.sum(0)])
         if self.kept is not None:
@@ -67,10 +73,10 @@ class Scores:
     def read(self) -> dict[str, float]:
         """Scores over all processes; waits for the device. Accuracies and calibration errors in percent."""
         first, gaps, gaps_corrected, right, images = self.world.sum(self.sums).cpu().split(self._sizes)
-        loss, nll, nll_corrected, n = first.tolist()
+        loss, nll, nll_corrected, n, weight = first.tolist()
         n = max(n, 1)
         scores = {
-            "loss": loss / n,
+            "loss": loss / (weight or 1),
             "acc": 100 * float(right.sum()) / n,
             "ece": 100 * float(gaps.abs().sum()) / n,
             "nll": nll / n,

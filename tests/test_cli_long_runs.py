@@ -186,6 +186,18 @@ def test_the_accuracy_of_rare_classes_is_the_mean_of_theirs():
     assert "rare_acc" not in balanced.read()
 
 
+def test_a_weighted_loss_of_a_test_does_not_depend_on_its_batches():
+    """A folder's test images come class by class: in batches of one class each, weights would cancel out."""
+    torch.manual_seed(0)
+    logits, labels, weight = torch.randn(9, 3), torch.tensor([0] * 6 + [1, 2, 2]), torch.tensor([0.3, 3, 1])
+    loss = torch.nn.CrossEntropyLoss(weight=weight)
+    scores = Scores(World("cpu"), 3, weight=weight)
+    for part in (slice(0, 6), slice(6, 7), slice(7, 9)):
+        scores.update(loss(logits[part], labels[part]), logits[part], labels[part])
+    assert scores.read()["loss"] == pytest.approx(float(loss(logits, labels)), rel=1e-6)
+    assert scores.read()["nll"] == pytest.approx(float(torch.nn.functional.cross_entropy(logits, labels)))
+
+
 def test_an_infinite_gradient_under_a_finite_loss_is_divergence_named_with_its_step(
     here, monkeypatch, capsys
 ):

@@ -163,6 +163,7 @@ def test_labels_from_a_file_by_path_take_names_and_refuse_gaps(folder, tmp_path)
     rows = [(path, "bee" if path == "ant/2.png" else path[:3]) for path in reversed(paths)]
     d = build(folder, train_labels=write_csv(tmp_path / "l.csv", ["file", "label"], rows))
     assert d.wrong_labels == pytest.approx(1 / 12) and d.class_counts == [5, 7]
+    assert d.own_counts == [6, 6]  # no class is rare for its labels being wrong
     for bad, says in (
         (rows[1:], "names no label for 1 training images, 'bee/5.png'"),
         (rows + rows[:1], "line 14: 'bee/5.png' is named twice"),

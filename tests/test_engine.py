@@ -4,11 +4,15 @@ import errno
 import json
 import math
 import os
+import socket
+import subprocess
+import sys
 from argparse import ArgumentTypeError, Namespace
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT, environment
 
 import common
 from common import UserError, write_atomically
@@ -116,6 +120,46 @@ def test_class_weights_weigh_the_whole_batch_however_it_is_cut(smoothing):
         trainer.step(images, labels, labels, 1, 1.0, 12)
         states.append(net.weight.detach().clone())
     torch.testing.assert_close(*states)
+
+
+TWO_PROCESSES = """
+import sys, torch
+from engine.distributed import World
+from engine.precision import Precision
+from engine.trainer import Trainer
+world = World("cpu")
+torch.manual_seed(0)
+images, labels = torch.randn(12, 4), torch.tensor([0] * 6 + [1] * 5 + [2])
+half = slice(0, 6) if world.rank == 0 else slice(6, 12)
+mine = (images[half], labels[half], labels[half]) if world.size > 1 else (images, labels, labels)
+net = torch.nn.Linear(4, 3)
+torch.nn.init.zeros_(net.weight), torch.nn.init.zeros_(net.bias)
+loss = torch.nn.CrossEntropyLoss(weight=torch.tensor([0.5, 1.0, 8.0]))
+trainer = Trainer(net, loss, torch.optim.SGD(net.parameters(), 1.0), world, Precision(world.device), accumulate=2)
+trainer.step(*mine, 1, 1.0, 12)
+torch.save(net.state_dict(), sys.argv[1])
+world.close()
+"""
+
+
+@pytest.mark.slow
+def test_class_weights_weigh_the_whole_batch_of_two_processes(tmp_path, monkeypatch):
+    """One has the six images of one class alone, so its weights would cancel out in a mean of its own."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
+    started = []
+    for rank in ("0", "1"):
+        who = where | {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2"}
+        words = [sys.executable, "-c", TWO_PROCESSES, str(tmp_path / rank)]
+        started.append(subprocess.Popen(words, env=environment(who), cwd=ROOT))
+    assert [process.wait(60) for process in started] == [0, 0]
+    monkeypatch.setattr(sys, "argv", ["", str(tmp_path / "alone")])
+    exec(TWO_PROCESSES, {})
+    first, second, alone = (torch.load(tmp_path / n, weights_only=True) for n in ("0", "1", "alone"))
+    for name, whole in alone.items():
+        torch.testing.assert_close(first[name], whole)
+        torch.testing.assert_close(second[name], whole)
 
 
 # --- meter and saver --------------------------------------------------------------------------------
