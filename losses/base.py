@@ -23,6 +23,10 @@ def check_real(name: str, value: float | Tensor, minimum: float, *, inclusive: b
     NumPy's numbers and fractions become a float, half-precision tensors without dimensions float32. A tensor is
     looked at only where its device needs no waiting for.
     """
+    if type(value) is int:
+        value = float(
+            value
+        )  # first: what a compiler has for a whole number that varies is known by few functions
     if type(value) is float and minimum < value < math.inf:
         return value
     number = value

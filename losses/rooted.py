@@ -42,17 +42,17 @@ def exact_range(dtype: torch.dtype, k: float | Tensor, m: float | Tensor) -> flo
 
     Chosen so that m times the linear continuation stays finite, and that the slope (m/k) e^x, which is
     what the logits' gradient is made of, does too. At k = m = 3: 10.9 in fp16, whose numbers end at 65504,
-    70 in bf16 and fp32, 691 in fp64.
+    70 in bf16 and fp32, 691 in fp64. Never below 0: at an m or m/k so large the loss is (m/k) ℓ throughout.
     """
     computed_in = torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
     if isinstance(k, Tensor) or isinstance(m, Tensor):  # logarithms, which float32 can hold
         k, m = torch.as_tensor(k), torch.as_tensor(m)
         value = math.log(torch.finfo(computed_in).max / LINEAR_RANGE) - m.log().clamp(min=0)
         slope = math.log(torch.finfo(dtype).max) - (m / k).log().clamp(min=0)
-        return torch.minimum(value, slope) - 0.2
+        return (torch.minimum(value, slope) - 0.2).clamp(min=0)
     largest_value = torch.finfo(computed_in).max / LINEAR_RANGE / max(m, 1.0)
     largest_slope = torch.finfo(dtype).max / max(m / k, 1.0)
-    return math.log(min(largest_value, largest_slope)) - 0.2
+    return max(math.log(min(largest_value, largest_slope)) - 0.2, 0.0)
 
 
 def expm1_then_linear(x: Tensor, start: float | Tensor) -> Tensor:

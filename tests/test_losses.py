@@ -263,6 +263,16 @@ def test_rlo_is_continuously_differentiable_where_the_line_begins(k):
     torch.testing.assert_close(grad[0], grad[1], rtol=1e-5, atol=0)
 
 
+@pytest.mark.parametrize("dtype,k,m", [(torch.float16, 0.01, 1e4), (torch.float32, 1e33, 1e33)])
+def test_rlo_begins_at_zero_however_large_its_scale(dtype, k, m):
+    """There the line begins at 0 and no earlier, where the loss of a sure sample would be below 0."""
+    logits, target = torch.tensor([[0.0, -60.0], [0.0, 0.0], [0.0, 0.01]]).to(dtype), torch.zeros(3).long()
+    ell = F.cross_entropy(logits.float(), target, reduction="none")
+    for as_given in (float, torch.tensor):
+        value = rlo_loss(logits, target, as_given(k), as_given(m), reduction="none")
+        torch.testing.assert_close(value, m / k * ell, rtol=1e-5, atol=0)
+
+
 def test_the_slope_at_the_very_join_is_that_of_both_sides():
     x = torch.tensor([2.0, 2.0 - 1e-9, 2.0 + 1e-9], dtype=torch.float64, requires_grad=True)
     (slope,) = torch.autograd.grad(losses.rooted.expm1_then_linear(x, 2.0).sum(), x)
@@ -512,6 +522,12 @@ def test_compiles_without_graph_breaks(name, batch):
         compiled(a, target).backward()
         f(b, target).backward()
         torch.testing.assert_close(a.grad, b.grad)
+
+
+def test_compiled_k_may_be_any_number_from_call_to_call(batch):
+    compiled = torch.compile(root_loss, fullgraph=True, backend="aot_eager")
+    for k in (2, 3, 4, 2.5, 3.5):
+        torch.testing.assert_close(compiled(*batch, k), root_loss(*batch, k))
 
 
 @pytest.mark.parametrize("name", CLASS_LOSSES)
