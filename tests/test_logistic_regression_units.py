@@ -194,12 +194,16 @@ def test_a_finite_c_that_tol_cannot_see_on_data_separable_in_part_is_said(object
     for C in (1e8, 1e12):
         for solver in ("lbfgs", "newton"):
             with pytest.warns(
-                ConvergenceWarning, match="too large for the penalty to be seen: one more Newton"
+                ConvergenceWarning, match="too large for the penalty to be seen: lower C or tol; one more"
             ):
                 RootedLogisticRegression(objective, C=C, solver=solver).fit(X, y)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         RootedLogisticRegression(objective, C=1e4).fit(X, y)
+        # At the minimum, if only just: no warning, though the classes are separable.
+        RootedLogisticRegression(objective, C=1e9, tol=1e-12).fit(
+            [[-2.0], [-1.0], [1.0], [2.0]], [0, 0, 1, 1]
+        )
         fine = [
             RootedLogisticRegression(objective, C=1e8, tol=1e-13, solver=s).fit(X, y)
             for s in ("lbfgs", "newton")
@@ -230,6 +234,18 @@ def test_samples_of_weight_0_are_as_good_as_absent(store):
     side = (Z[:, 0] > 0).astype(int)
     with pytest.warns(ConvergenceWarning, match="classes are separable"):
         RootedLogisticRegression(C=1e12).fit(np.vstack([Z, Z]), np.r_[side, 1 - side], sample_weight=weight)
+
+
+@pytest.mark.parametrize("k", [0.5, 3.0])
+def test_a_sparse_column_without_a_gap_keeps_its_digits_at_a_large_offset(k):
+    Z, y = overlapping(3)
+    X = np.column_stack([Z * [1.0, 1e-4, 1.0] + [0, 1e5, 0], Z[:, 0] > 0.5])
+    for solver in ("lbfgs", "newton"):
+        dense = RootedLogisticRegression(k=k, C=100.0, solver=solver).fit(X, y)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            sparse = RootedLogisticRegression(k=k, C=100.0, solver=solver).fit(scipy.sparse.csr_matrix(X), y)
+        np.testing.assert_allclose(sparse.coef_, dense.coef_, rtol=1e-3, atol=1e-5)
 
 
 def test_columns_at_the_end_of_float64_count_or_are_refused():

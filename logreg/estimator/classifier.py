@@ -25,6 +25,7 @@ LARGEST_POLISH = 1000
 FEW = 300
 # Far out along a direction that separates, every Newton step moves scores by about 1; at a minimum by nothing.
 UNSETTLED = 0.1
+ENDLESS = "; there is no minimum nearby, the coefficients only stopped growing"
 
 
 def _whole(y):
@@ -270,26 +271,26 @@ class RootedLogisticRegression(LinearClassifierMixin, SparseCoefMixin, BaseEstim
         rare = bool(self.fit_intercept) and share.min() <= self.tol / UNSETTLED
         message = ""
         if self.fit_intercept and not share.all():
-            message = f"class {classes[share == 0][0]} has no weight: leave its samples out"
+            message = f"class {classes[share == 0][0]} has no weight: leave its samples out{ENDLESS}"
         elif np.isinf(self.C):
             kind = separation_at(objective, w)
-            message = f"the classes are {kind} and C is infinite: give a finite C" * (
-                kind in (COMPLETE, QUASI)
-            )
-        elif faint and objective.smallest_margin(w) > 0:
-            message = (
-                "the classes are separable and tol is too large for the penalty to be seen: lower C or tol"
-            )
-        if message:
-            message += "; there is no minimum nearby, the coefficients only stopped growing"
-        elif converged and (faint or rare) and objective.size <= LARGEST_POLISH:
-            step = newton_step(objective, w, objective.value_and_gradient(w)[1])
-            move = np.abs(objective.scores(w + step) - objective.scores(w)).max()
-            if move > UNSETTLED:
+            if kind in (COMPLETE, QUASI):
+                message = f"the classes are {kind} and C is infinite: give a finite C{ENDLESS}"
+        if not message and (faint or rare):
+            apart = faint and objective.smallest_margin(w) > 0
+            move = np.inf if apart else 0.0  # of a score, by one more Newton step
+            if converged and objective.size <= LARGEST_POLISH:
+                step = newton_step(objective, w, objective.value_and_gradient(w)[1])
+                move = np.abs(objective.scores(w + step) - objective.scores(w)).max()
+            if move > UNSETTLED and apart:
+                message = (
+                    f"the classes are separable and tol is too large for the penalty: lower C or tol{ENDLESS}"
+                )
+            elif move > UNSETTLED:
                 unseen = f"class {classes[share.argmin()]}" if rare else "the penalty"
                 message = (
-                    f"tol is too large for {unseen} to be seen: one more Newton step would move a score by {move:.2g}; "
-                    f"lower tol{' or C' * (not rare)}"
+                    f"tol is too large for {unseen} to be seen: lower {'' if rare else 'C or '}tol; one more Newton "
+                    f"step would move a score by {move:.2g}"
                 )
         if message:
             warnings.warn(message, ConvergenceWarning, stacklevel=3)

@@ -31,7 +31,7 @@ class Scaling:
     X : ndarray or CSR matrix
         x/d, dense ones centred; a copy.
     centre : ndarray or None
-        What is still to be subtracted from the rows of a sparse X.
+        What is still to be subtracted from the rows of a sparse X, 0 for columns without a gap.
     l2 : ndarray, shape (d,)
     """
 
@@ -46,11 +46,15 @@ class Scaling:
         if sparse:
             Z = X.multiply(1 / unit).tocsr()
             mean = share @ Z if centre else np.zeros(Z.shape[1])
+            # A column without a gap loses its mean in place: subtracted later, a large one takes digits along.
+            full = np.bincount(Z.indices, minlength=Z.shape[1]) == Z.shape[0]
+            Z.data -= np.where(full, mean, 0)[Z.indices]
+            rest = np.where(full, 0, mean)
             # Σ s (z − μ)² over the entries that are stored, and s μ² for those that are not.
             row = np.repeat(np.arange(Z.shape[0]), np.diff(Z.indptr))
             stored = np.bincount(Z.indices, share[row], Z.shape[1])
-            apart = np.bincount(Z.indices, share[row] * (Z.data - mean[Z.indices]) ** 2, Z.shape[1])
-            square = apart + np.maximum(1 - stored, 0) * mean**2
+            apart = np.bincount(Z.indices, share[row] * (Z.data - rest[Z.indices]) ** 2, Z.shape[1])
+            square = apart + np.maximum(1 - stored, 0) * rest**2
         else:
             Z = X / unit
             mean = share @ Z if centre else np.zeros(Z.shape[1])
@@ -66,7 +70,7 @@ class Scaling:
         self.d, self.mean = size * unit, mean * unit
         self.l2 = l2 / self.d / self.d
         if sparse:
-            self.X, self.centre = Z.multiply(np.where(constant, 0, 1 / size)).tocsr(), mean / size
+            self.X, self.centre = Z.multiply(np.where(constant, 0, 1 / size)).tocsr(), rest / size
             self.centre[constant] = 0
             if not centre:
                 self.centre = None
