@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 REDUCTIONS = ("mean", "sum", "none")
-_is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)  # torch 2.6 does not say
+is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)  # torch 2.6 does not say
 
 
 def check_real(name: str, value: float | Tensor, minimum: float, *, inclusive: bool = True) -> float | Tensor:
@@ -131,7 +131,7 @@ def _is_compiled_for_training() -> bool:
 
     A transform of torch.func inside may differentiate twice; what torch.export writes is differentiated later.
     """
-    if not torch.compiler.is_compiling() or _is_exporting():
+    if not torch.compiler.is_compiling() or is_exporting():
         return False
     return not torch._C._are_functorch_transforms_active()
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from .base import are_learned, as_float, check_reduction
+from .base import are_learned, as_float, check_reduction, is_exporting
 from .chunked import ByWords, PerToken, Settings, Summed
 from .rooted import _check, exact_range, rlo_pair, root_pair
 
@@ -71,7 +71,8 @@ def linear_root_loss(
         gradient, and, on the CPU, a target that is no word. (On CUDA finding one would make the host wait; the
         kernel's own assertion reports it.)
     RuntimeError
-        In a backward pass with ``create_graph=True``: the gradients made here have none themselves.
+        In a backward pass with ``create_graph=True``: the gradients made here have none themselves. In
+        ``torch.export``, which does not see them.
 
     References
     ----------
@@ -116,6 +117,11 @@ def linear_rlo_loss(
 def _loss(
     name, pair, scale, hidden, weight, target, bias, ignore_index, reduction, label_smoothing, chunk_size
 ):
+    if is_exporting():
+        raise RuntimeError(
+            f"{name} cannot be exported, it would lose its gradient: export the plain route, "
+            f"{name.removeprefix('linear_')}(hidden @ weight.T, target)"
+        )
     _check_options(reduction, label_smoothing, chunk_size)
     _check_tensors(hidden, weight, target, bias, ignore_index)
     low, high = CHUNK_BOUNDS

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import warnings
+from fractions import Fraction
 
 import numpy as np
 import pandas as pd
@@ -132,6 +133,14 @@ def test_float32_stays_float32_and_a_warm_start_at_the_minimum_needs_no_iteratio
     again = RootedLogisticRegression(warm_start=True).fit(Z * 1e4 + 3, y)
     assert again.n_iter_[0] > 0
     assert again.set_params(tol=2e-6).fit(Z * 1e4 + 3, y).n_iter_[0] == 0
+
+
+@pytest.mark.filterwarnings("error")
+def test_k_may_be_a_number_of_any_kind():
+    Z, y = overlapping()
+    want = RootedLogisticRegression(k=3.0).fit(Z, y).coef_
+    for k in (3, np.float16(3), np.float32(3), np.int8(3), Fraction(3)):
+        np.testing.assert_array_equal(RootedLogisticRegression(k=k).fit(Z, y).coef_, want)
 
 
 def quasi_separable(n=200):

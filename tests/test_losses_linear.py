@@ -363,6 +363,20 @@ def test_a_k_or_m_that_asks_for_a_gradient_is_refused_by_name(name):
         torch.testing.assert_close(value, PAIRS[name][0](hidden, weight, target, 3.0, 3.0).detach())
 
 
+@pytest.mark.skipif(
+    not hasattr(torch.compiler, "is_exporting"), reason="torch 2.6 does not say that it exports"
+)
+def test_export_which_would_lose_its_gradient_is_refused_by_name():
+    hidden, weight, _, target = problem()
+
+    class Model(torch.nn.Module):
+        def forward(self, *arguments):
+            return losses.LinearRLOLoss()(*arguments)
+
+    with pytest.raises(RuntimeError, match=r"linear_rlo_loss cannot be exported.*rlo_loss\("):
+        torch.export.export(Model(), (hidden, weight, target), strict=False)
+
+
 @pytest.mark.slow
 def test_a_compiled_model_may_hold_the_loss():
     hidden, weight, _, target = problem()

@@ -150,7 +150,7 @@ class RootedLogisticRegression(LinearClassifierMixin, SparseCoefMixin, BaseEstim
         if len(classes) < 2:
             raise ValueError(f"y must hold at least two classes, got one class only: {classes[0]!r}")
         weight = self._sample_weight(sample_weight, X, y, classes, codes)
-        k = self.k if self.objective == "rlo" else None
+        k = float(self.k) if self.objective == "rlo" else None
         with np.errstate(over="ignore", divide="ignore"):
             total = weight.sum()
             l2 = 1 / (self.C * total)

@@ -68,7 +68,7 @@ class Objective:
         self, X, y, n_classes, *, k=None, l2=0.0, fit_intercept=True, sample_weight=None, centre=None
     ):
         if k is not None:
-            check_real("k", k, 0, inclusive=False)
+            k = check_real("k", k, 0, inclusive=False)
         for value in np.atleast_1d(l2).tolist():
             check_real("l2", value, 0)
         self.X, self.k, self.l2, self.centre = X, k, l2, centre
