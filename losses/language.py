@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import build_loss, loss_names, loss_parameters
+from .base import at_least_float32
 
 
 class CausalLMLoss(nn.Module):
@@ -82,7 +83,7 @@ class CausalLMLoss(nn.Module):
             )
         # The labels move, not the logits, which would be copied.
         following = F.pad(labels[..., 1:], (0, 1), value=self.ignore_index).flatten().to(logits.device)
-        logits = logits.flatten(0, -2)
+        logits = at_least_float32(logits.flatten(0, -2))  # which torch's own cross entropy does not
         if num_items_in_batch is None:
             return self.mean(logits, following)
         total = self.total(logits, following)

@@ -38,6 +38,16 @@ def test_cross_entropy_is_what_transformers_computes():
     torch.testing.assert_close(CausalLMLoss("ce")((logits,), labels, 7), theirs)
 
 
+@pytest.mark.parametrize("name", ["ce", "root"])
+def test_half_precision_logits_of_a_large_batch_neither_overflow_nor_lose_digits(name):
+    logits, labels = torch.randn(16, 1025, 8) * 30, torch.zeros(16, 1025, dtype=torch.long)
+    for dtype in (torch.float16, torch.bfloat16):
+        half = logits.to(dtype)
+        for count in (16 * 1024, None):
+            got, want = (CausalLMLoss(name)((x,), labels, count) for x in (half, half.float()))
+            assert got.isfinite() and torch.equal(got, want)
+
+
 def test_a_step_without_a_label_is_zero_and_moves_nothing():
     logits, labels = batch()
     loss = CausalLMLoss()((logits,), torch.full_like(labels, -100), torch.tensor(0))
