@@ -202,7 +202,8 @@ def regression_parser(documentation: str = "Logistic regression.\n\npython regre
 
     # What is not given is guessed, once for both files, and printed; what is ambiguous is refused.
     table = parser.add_argument_group("files of --dataset and --test-file").add_argument
-    table("--target", metavar="COLUMN", help="name, or index from 0 (default: the last)")
+    table("--target", metavar="COLUMN",
+          help="name, or index from 0 (default: the last; asked if another is called class, target, label, …)")
     table("--header", choices=("yes", "no"), help="does the first line name the columns (default: a guess)")
     table("--sep", type=separator, metavar="C",
           help="comma, semicolon, tab, bar, blanks or another character (default: a guess)")

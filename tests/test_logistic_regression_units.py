@@ -186,6 +186,8 @@ def test_other_ways_to_stop_far_from_a_minimum_are_said_too():
         RootedLogisticRegression().fit(Z, y, sample_weight=y != 2)
     with pytest.warns(ConvergenceWarning, match="class 0 has no weight"):
         RootedLogisticRegression("logistic", class_weight={0: 0.0}).fit(Z, y)
+    with pytest.raises(ValueError, match="class_weight gives class 2 the weight inf"):
+        RootedLogisticRegression(class_weight="balanced").fit(Z, y, sample_weight=y != 2)
     # A penalty so small that its minimum is far beyond the first point where the gradient is below tol.
     apart = np.array([[-2.0], [-1.0], [1.0], [2.0]]), [0, 0, 1, 1]
     for C in (1e9, 1e30):

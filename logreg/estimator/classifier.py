@@ -196,10 +196,14 @@ class RootedLogisticRegression(LinearClassifierMixin, SparseCoefMixin, BaseEstim
         weight = np.ones(X.shape[0]) if sample_weight is None else sample_weight
         if self.class_weight is not None:
             options = {} if sample_weight is None else {"sample_weight": sample_weight}
-            factor = compute_class_weight(self.class_weight, classes=classes, y=y, **options)
+            with np.errstate(divide="ignore"):
+                factor = compute_class_weight(self.class_weight, classes=classes, y=y, **options)
+            if not np.isfinite(factor).all():
+                wrong = int(np.argmin(np.isfinite(factor)))
+                raise ValueError(f"class_weight gives class {classes[wrong]} the weight {factor[wrong]}")
             weight = weight * factor[codes]
-            if not np.isfinite(factor).all() or weight.min() < 0 or not weight.any():
-                raise ValueError("class_weight must be finite, ≥ 0, and > 0 for at least one class in y")
+            if weight.min() < 0 or not weight.any():
+                raise ValueError("class_weight must be ≥ 0, and > 0 for at least one class in y")
         return weight
 
     def _start(self, classes, objective, scaling):
