@@ -188,6 +188,13 @@ def build(args, typed, world, stop, config):
             notes.append(
                 f"not the data of the run's training: its report stays, this one is in {job.report_in}"
             )
+    if (
+        args.eval_only
+        and not args.resume
+        and not data.train
+        and one_name(info.dataset) == one_name(args.dataset)
+    ):
+        notes.append("the net was trained on images of this folder: its accuracy on new ones may be lower")
     ignored = [f"--{n}" for n in OF_THE_LOSS if n in typed and n not in loss_options]
     notes += [f"{' and '.join(ignored)} ignored: --loss {args.loss} has none"] if ignored else []
     job.say(f"data    {data.description}")
@@ -218,8 +225,9 @@ def check_batch(args, world):
 def known_weights(args, typed):
     """The file of weights to begin with or to test, and what it says of its net; ("", None) without one.
 
-    A test takes its net from there.
+    A test takes its net from there, and its loss, unless one was typed.
     """
+    from losses import loss_names, loss_parameters
     from models import read_info
 
     weights = Path(args.resume) / "best.pt" if args.resume and args.eval_only else args.checkpoint
@@ -231,6 +239,10 @@ def known_weights(args, typed):
             if flag in typed and str(getattr(args, flag)) != str(value):
                 raise UserError(f"--{flag} {getattr(args, flag)} contradicts {weights}, which has {value}")
             setattr(args, flag, value)
+        if info.loss in loss_names() and not args.resume and not typed & {"loss", *OF_THE_LOSS}:
+            args.loss = info.loss
+            for name, value in (loss_parameters(info.loss) | info.loss_options).items():
+                setattr(args, name, value)
     return weights, info
 
 

@@ -302,7 +302,7 @@ def test_a_report_is_of_the_runs_own_data_and_best_weights(here, capsys):
         "--dataset folder:set --net resnet20 --bs 4 --epochs 1 --workers 0 --val-split 0.25 --run-name run"
     )
     run = here / "runs" / "run"
-    assert run_main(*flags.split()) == 0
+    assert run_main(*flags.split(), "--loss", "poly1", "--epsilon", 1.5) == 0
     kept = (run / "report.json").read_bytes()
     assert json.loads(kept)["classes"]["accuracy"]["support"] == 2
     test = ["--resume", "runs/run", "--eval-only", "--dataset"]
@@ -323,6 +323,10 @@ def test_a_report_is_of_the_runs_own_data_and_best_weights(here, capsys):
     assert run_main("--resume", "runs/run", "--eval-only") == 2
     assert "12 training images became 13" in capsys.readouterr().err
     (here / "set" / "b" / "00.png").unlink()
+    # a file alone does not know which images of the folder those were, but whose loss it is of
+    assert run_main("--eval-only", "--dataset", "folder:set", "--checkpoint", run / "best.pt") == 0
+    out = capsys.readouterr().out
+    assert "the net was trained on images of this folder" in out and "loss    poly1 epsilon=1.5" in out
     # an old report does not outlive the weights that it is of
     state = torch.load(run / "last.pt", weights_only=True)
     state["progress"]["best_acc"] = -1.0
