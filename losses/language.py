@@ -22,11 +22,13 @@ class CausalLMLoss(nn.Module):
     not, and meanwhile runs the model a second time a step for its metrics. An override does without both:
 
     >>> class RootedTrainer(SFTTrainer):
-    ...     loss = CausalLMLoss("root", k=5, m=5)
-    ...     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-    ...         outputs = model(**{k: v for k, v in inputs.items() if k != "labels"})
-    ...         loss = self.loss(outputs, inputs["labels"], num_items_in_batch)
-    ...         return (loss, outputs) if return_outputs else loss
+    ...     compute_loss = transformers.Trainer.compute_loss
+    >>> trainer = RootedTrainer(…)
+    >>> trainer.compute_loss_func = CausalLMLoss("root", k=5, m=5)
+
+    With a `compute_loss` of your own, multiply by the number of processes: ``num_items_in_batch`` counts the labels
+    of all of them, and their gradients are averaged. A ``label_smoothing_factor`` among the trainer's arguments does
+    not reach a `compute_loss_func`: pass `label_smoothing` here.
 
     Parameters
     ----------

@@ -155,12 +155,11 @@ def test_trl_ends_with_the_same_weights_however_it_accumulates_and_its_dft_is_ro
     )  # fmt: skip
 
     class Overriding(trl.SFTTrainer):
-        loss = CausalLMLoss("root", k=5, m=5)
+        compute_loss = transformers.Trainer.compute_loss
 
-        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-            outputs = model(**{k: v for k, v in inputs.items() if k != "labels"})
-            loss = self.loss(outputs, inputs["labels"], num_items_in_batch)
-            return (loss, outputs) if return_outputs else loss
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            self.compute_loss_func = CausalLMLoss("root", k=5, m=5)
 
     def trained(size, accumulate, trainer=trl.SFTTrainer, loss_type="nll", **loss):
         torch.manual_seed(0)
