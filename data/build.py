@@ -168,6 +168,7 @@ def build_data(
             where = _choose(options, device, whole, stored, size)
             whole, notes = _decoded(request, source, whole, how, where, options.skip_bad, workers)
         parts, clean, more = _parts(source, whole, options)
+        more += _trained_on_too(parts) if key == "folder" else []  # the others are as they were published
         mean, std = _statistics(entry, parts.get("train"), how, workers, options)
         stores = {
             key: _store(where, split, device, size, how, options.augment and key == "train", workers)
@@ -353,6 +354,28 @@ def _parts(
         notes.append(_who_chooses(val, splits.get("test")))
     found = zip(_KINDS, (train, val, test), strict=True)
     return {key: split for key, split in found if split is not None}, clean, notes
+
+
+def _trained_on_too(parts: dict[str, Split]) -> list[str]:
+    """A note for the held-out images that are training images too, pixel for pixel, where they are in memory."""
+    if "train" not in parts or parts["train"].images is None:
+        return []
+
+    def gist(image):  # four rows of it
+        return image[:, :: max(1, image.shape[1] // 4)].tobytes()
+
+    train, notes = parts["train"].images, []
+    known = {key: {gist(image) for image in split.images} for key, split in parts.items() if key != "train"}
+    wanted = set().union(*known.values())
+    trained = {hash(image.tobytes()) for image in train if gist(image) in wanted}
+    for key in known:
+        n = sum(hash(image.tobytes()) in trained for image in parts[key].images)
+        if n:
+            notes.append(
+                f"{n:,} of {len(parts[key]):,} {_KINDS[key]} images are training images too, pixel for pixel: "
+                "the accuracy on new ones may be lower"
+            )
+    return notes
 
 
 def _who_chooses(val: Split | None, own_test: Split | None) -> str:

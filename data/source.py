@@ -103,3 +103,12 @@ class Source:
     val: Split | None = None
     train_root: Path | None = None
     notes: list[str] = field(default_factory=list)
+
+
+def as_published(root: Path, train: Split, test: Split, published: tuple[int, int]) -> list[str]:
+    """A note where an unpacked set, which no checksum vouches for, has other numbers of images than `published`."""
+    found = len(train), len(test)
+    if found == published:
+        return []
+    now, then = (f"{a:,} training and {b:,} test images" for a, b in (found, published))
+    return [f"{root} is not the set that was published: it has {now}, not {then}"]

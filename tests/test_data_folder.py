@@ -3,6 +3,7 @@
 import io
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -220,6 +221,23 @@ def test_files_left_out_are_counted_by_suffix(folder):
     assert "left out of train/ for their suffix: 3 files (2 .heic, 1 without one) of 'ant', 'bee'" in notes
     assert "left out of val/: 1 images in no class folder" in notes
     assert not [note for note in build(folder).notes if "suffix" in note and "val/" in note]
+
+
+def test_what_looks_the_same_and_is_not_is_said(folder):
+    def notes(words, **options):
+        return [note for note in build(folder, **options).notes if words in note]
+
+    assert not notes("pixel for pixel") and not notes("classes of their own")
+    save(folder / "train" / "Ant" / "0.png", seed=7)
+    save(folder / "train" / "cafe\u0301" / "0.png", seed=8)
+    save(folder / "train" / "caf\xe9" / "0.png", seed=9)
+    first, second = notes("classes of their own")
+    assert first.startswith("'Ant' and 'ant' are") and second.startswith("'cafe\\u0301' and 'caf\\xe9' are")
+    shutil.copy(folder / "train" / "bee" / "3.png", folder / "val" / "bee" / "9.png")
+    Image.open(folder / "train" / "cat" / "0.png").save(folder / "val" / "cat" / "9.bmp")
+    (note,) = notes("pixel for pixel", cache="ram")
+    assert note.startswith("2 of 11 test images are training images too")
+    assert notes("pixel for pixel", cache="device", size=6) == [note]
 
 
 def test_a_run_knows_its_classes_by_name(folder):

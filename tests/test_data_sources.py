@@ -187,6 +187,10 @@ def test_tiny_imagenet_is_read_from_its_zip_or_unpacked_from_either_folder(tiny,
         assert next(iter(again.test))[1].tolist() == [1, 0, 1]
         assert again.class_names == ["bee", "ant, emmet"] and again.image_size == 64
         assert again.train.num_samples == 8 and not offline
+        assert (
+            "it has 8 training and 3 test images, not 100,000 training and 10,000 test images"
+            in again.notes[0]
+        )
     assert {p.name for p in path.parent.iterdir()} == {"tiny-imagenet-200", "cache"}
 
 
@@ -257,6 +261,7 @@ def test_food_101_is_read_from_its_archive_or_unpacked(tmp_path, monkeypatch, pa
         d = build(name, folder, cache="none")
         assert d.class_names == ["apple_pie", "ramen"] and d.image_size == 224
         x, y = next(iter(d.test))
+        assert "it has 6 training and 4 test images, not 75,750 training and 25,250" in d.notes[0]
         assert x.shape == (4, 3, 224, 224) and y.tolist() == [1, 1, 0, 0] and d.train.num_samples == 6
     assert not offline
 

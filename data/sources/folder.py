@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections import Counter
 from pathlib import Path
 
@@ -54,6 +55,7 @@ def load(request: Request) -> Source:
         notes.append(
             f"not used: the folder{'s' * (len(unused) > 1)} {_some(unused)} beside {train_root or root}"
         )
+    notes += _alike(class_names)
     return Source(
         splits.get("train"),
         splits.get("test"),
@@ -96,6 +98,18 @@ def _folders(root: Path, request: Request) -> dict[str, Path]:
 
 def _classes(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def _alike(names: list[str]) -> list[str]:
+    """A note for class names that look the same: in another case, of other Unicode, with a blank at the end."""
+    spellings: dict[str, list[str]] = {}
+    for name in names:
+        spellings.setdefault(unicodedata.normalize("NFKC", name).casefold().strip(), []).append(name)
+    return [
+        f"{' and '.join(map(ascii, same))} are classes of their own: if they are one, move their images together"
+        for same in spellings.values()
+        if len(same) > 1
+    ]
 
 
 def _split(folder: Path, class_names: list[str], train_root: Path | None, notes: list[str]) -> Split:

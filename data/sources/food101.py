@@ -10,9 +10,10 @@ from torchvision.datasets import Food101
 
 from .. import fetch
 from ..errors import DataError, one_line
-from ..source import Request, Source, Split
+from ..source import Request, Source, Split, as_published
 
 _TOP = "food-101"
+_PUBLISHED = (75_750, 25_250)  # training and test images
 
 
 def load(request: Request) -> Source:
@@ -36,7 +37,7 @@ def load(request: Request) -> Source:
     lists = {split: _list(root, split) for split in ("train", "test")}
     class_names = sorted(lists["train"])
     train, test = (_split(root, lists[split], class_names) for split in ("train", "test"))
-    return Source(train, test, class_names, root)
+    return Source(train, test, class_names, root, notes=as_published(root, train, test, _PUBLISHED))
 
 
 def _list(root: Path, split: str) -> dict[str, list[str]]:

@@ -9,7 +9,7 @@ import numpy as np
 from .. import fetch
 from ..errors import DataError, one_line
 from ..images import find_images
-from ..source import Request, Source, Split
+from ..source import Request, Source, Split, as_published
 
 ARCHIVE = fetch.Archive(
     "tiny-imagenet-200.zip",
@@ -20,6 +20,7 @@ ARCHIVE = fetch.Archive(
 )
 _TOP = "tiny-imagenet-200"
 _SIDE = 64  # pixels
+_PUBLISHED = (100_000, 10_000)  # training and test images
 
 
 def load(request: Request) -> Source:
@@ -43,7 +44,9 @@ def load(request: Request) -> Source:
         raise DataError(f"{root / 'wnids.txt'} lists {len(wnids)} class(es), expected two or more")
     words = dict(line.partition("\t")[::2] for line in _lines(root / "words.txt"))
     class_names = [words.get(wnid, wnid) for wnid in wnids]
-    return Source(_by_folder(root / "train", wnids), _val(root, wnids), class_names, root, common_size=_SIDE)
+    train, test = _by_folder(root / "train", wnids), _val(root, wnids)
+    notes = as_published(root, train, test, _PUBLISHED)
+    return Source(train, test, class_names, root, common_size=_SIDE, notes=notes)
 
 
 def _find(data_dir: Path) -> Path | None:
