@@ -74,6 +74,13 @@ def one_minus_exp(x: Tensor) -> Tensor:
     return torch.where(x > -1, -torch.expm1(x), 1 - torch.exp(x))
 
 
+def times(ell: Tensor, factor: float | Tensor) -> Tensor:
+    """ℓ times ±1/k, whose gradient, where k is learned, is not the ∞ of a masked class times a slope of 0."""
+    if are_learned(factor):
+        ell = ell.clamp(max=torch.finfo(ell.dtype).max ** 0.5)
+    return ell * factor
+
+
 def root_pair(ell: Tensor, k: float | Tensor, m: float | Tensor = 1.0) -> tuple[Tensor, Tensor]:
     """φ and φ′ of :func:`root_from_ce`, for where autograd does not look."""
     x = ell * (-1.0 / k)
@@ -122,7 +129,7 @@ def root_from_ce(cross_entropy: Tensor, k: float | Tensor = 3.0, m: float | Tens
         If k or m is not a finite real number > 0.
     """
     k, m = _check(k, m)
-    return one_minus_exp(at_least_float32(cross_entropy) * (-1.0 / k)) * m
+    return one_minus_exp(times(at_least_float32(cross_entropy), -1.0 / k)) * m
 
 
 def rlo_from_ce(cross_entropy: Tensor, k: float | Tensor = 3.0, m: float | Tensor = 3.0) -> Tensor:
@@ -135,7 +142,7 @@ def rlo_from_ce(cross_entropy: Tensor, k: float | Tensor = 3.0, m: float | Tenso
     """
     k, m = _check(k, m)
     start = exact_range(cross_entropy.dtype, k, m)
-    return expm1_then_linear(at_least_float32(cross_entropy) * (1.0 / k), start) * m
+    return expm1_then_linear(times(at_least_float32(cross_entropy), 1.0 / k), start) * m
 
 
 def root_loss(
@@ -186,7 +193,7 @@ def root_loss(
     """
     k, m = _check(k, m)
     return class_loss(
-        lambda ell: one_minus_exp(ell * (-1.0 / k)),
+        lambda ell: one_minus_exp(times(ell, -1.0 / k)),
         m,
         logits,
         target,
@@ -245,7 +252,7 @@ def rlo_loss(
     k, m = _check(k, m)
     start = exact_range(logits.dtype, k, m)
     return class_loss(
-        lambda ell: expm1_then_linear(ell * (1.0 / k), start),
+        lambda ell: expm1_then_linear(times(ell, 1.0 / k), start),
         m,
         logits,
         target,
@@ -328,6 +335,8 @@ class _RootedLoss(ClassLoss):
 
     def anneal(self, k: float | Tensor) -> None:
         """Move k, and m with it so that m/k stays: the next step computes with it, compiled or not.
+
+        Neither is part of the ``state_dict``: after loading one, call this again.
 
         Raises
         ------

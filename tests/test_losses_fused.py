@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 import losses
 from losses import focal_loss, rlo_loss, root_loss
@@ -101,6 +102,25 @@ def test_a_parameter_that_is_learned_gets_its_gradient(name, first, batch):
     logits, target = batch[0].requires_grad_(), batch[1]
     value = torch.tensor(2.5, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda z, p: FUSED[name](z, target, **{first: p}), (logits, value))
+
+
+@pytest.mark.parametrize("name", ["root", "rlo"])
+def test_a_masked_class_does_not_spoil_the_gradient_of_a_learned_k(name, batch):
+    """A logit of −∞ has ℓ = ∞, whose slope is 0: their product is no gradient."""
+    logits, target = (
+        batch[0].float().index_fill(1, torch.tensor(2), -torch.inf),
+        torch.tensor([0, 4, 1, 3, 1, 3]),
+    )
+    share = F.one_hot(target, 5) * 0.75 + F.one_hot(torch.tensor(0), 5) * 0.25
+    kept = torch.tensor([0, 1, 3, 4])
+    k = torch.nn.Parameter(torch.tensor(2.0))
+    (got,) = torch.autograd.grad(FUSED[name](logits, share, k), k)
+    (want,) = torch.autograd.grad(FUSED[name](logits[:, kept], share[:, kept], k), k)
+    torch.testing.assert_close(got, want)
+    torch.testing.assert_close(torch.func.grad(lambda k: FUSED[name](logits, share, k))(k.detach()), want)
+    assert torch.autograd.grad(FUSED[name](logits, target, k, label_smoothing=0.1), k)[0].isfinite()
+    of_ce = getattr(losses, f"{name}_from_ce")(torch.tensor([torch.inf, 1.0]), k).sum()
+    assert torch.autograd.grad(of_ce, k)[0].isfinite()
 
 
 @pytest.mark.parametrize(
