@@ -11,13 +11,12 @@ import numpy as np
 
 from common import UserError, did_you_mean
 
-from .dialect import MISSING, WHOLE, is_number
+from .dialect import MISSING, TARGETS, WHOLE, is_number
 
 _ID = re.compile(
     r"(unnamed: ?\d+|index|idx|id|rownames?|row[_ ]?(id|no|nr|num|number|names?)|.*[_ ]id|id[_ ].*)"
 )
 _PLAIN_LABEL = re.compile(r"(-?(?:0|[1-9]\d*))(?:[.,]0*)?", re.ASCII)
-_TARGETS = ("target", "class", "label", "labels", "outcome", "response", "diagnosis", "species", "y")
 _BOOLEANS = {"true": "1", "false": "0"}
 _SENTINELS = (-99, -999, -9999, -99999, 999, 9999, 99999)
 _POINT = re.compile(r"[+-]?(\d+|\d{1,3}(,\d{3})+)?(\.\d*)?([eE][+-]?\d+)?", re.ASCII)
@@ -62,7 +61,7 @@ def check_last_is_target(table):
         The line names ``--target``.
     """
     names = [name.lower() for name in table.names]
-    usual = [j for j, name in enumerate(names) if name in _TARGETS and not (name == "y" and "x" in names)]
+    usual = [j for j, name in enumerate(names) if name in TARGETS and not (name == "y" and "x" in names)]
     if usual and len(names) - 1 not in usual:
         last = len(names) - 1
         raise UserError(

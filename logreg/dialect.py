@@ -25,6 +25,8 @@ BOMS = (
     (b"\xff\xfe\0\0", "utf-32"), (b"\0\0\xfe\xff", "utf-32"),
     (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"), (b"\xef\xbb\xbf", "utf-8-sig"),
 )  # fmt: skip
+# What a target is called, in lower case.
+TARGETS = {"target", "class", "label", "labels", "outcome", "response", "diagnosis", "species", "y"}
 # What other formats begin with.
 BINARY = {
     b"PK\x03\x04": "a ZIP archive or an Excel workbook", b"\x1f\x8b": "packed by gzip", b"BZh": "packed by bzip2",

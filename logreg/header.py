@@ -4,7 +4,7 @@ import itertools
 
 from common import UserError
 
-from .dialect import MISSING, WHOLE, Table, is_number
+from .dialect import MISSING, TARGETS, WHOLE, Table, is_number
 
 
 def _steps(row) -> set:
@@ -30,6 +30,15 @@ def _looks_like_names(first, rest) -> str:
     return "is whole numbers above fractions" if fractions > 0.9 and all(map(WHOLE.fullmatch, first)) else ""
 
 
+def _is_usual(cell, column) -> bool:
+    """Whether a number lies between the smallest and the largest of a column (True where that is unknown)."""
+    try:
+        below = [float(c.replace(",", ".")) for c in column if c.lower() not in MISSING]
+        return min(below) <= float(cell.replace(",", ".")) <= max(below)
+    except ValueError:
+        return True
+
+
 def guess_header(table, target) -> bool:
     """Whether the first row holds names.
 
@@ -47,6 +56,8 @@ def guess_header(table, target) -> bool:
         return True
     if len(rest) == 0:
         return len(words) == len(first)
+    if any(first[j].lower() in TARGETS - {"y"} and first[j] not in set(rest.iloc[:, j]) for j in words):
+        return True
     numeric = []
     for j in range(len(first)):
         cells = set(rest.iloc[:, j])
@@ -58,11 +69,18 @@ def guess_header(table, target) -> bool:
     recurs = any(first[j] in set(rest.iloc[:, j]) for j in labels)
     if not numbers:
         return bool(words)
+    where = f"{table.path}, line {table.lines[0]}"
     if above:
+        if not recurs and all(_is_usual(first[j], rest.iloc[:, j]) for j in numbers):
+            why = _looks_like_names([first[j] for j in numbers], rest.iloc[:, numbers])
+            if not why:
+                raise UserError(
+                    f"{where}: a header, or a sample with a slip? {first[above[0]]!r:.40} is no number, and "
+                    f"{first[numbers[0]]!r:.40} is one like those below it. Say --header yes or no"
+                )
         return not recurs
     if recurs:
         return False
-    where = f"{table.path}, line {table.lines[0]}"
     if labels:
         j = labels[-1]
         if rest.iloc[:, j].nunique() > len(rest) / 2:
@@ -74,6 +92,8 @@ def guess_header(table, target) -> bool:
         )
     goal = int(target) % len(first) if target is not None and WHOLE.fullmatch(target) else len(first) - 1
     features = [j for j in numbers if j != goal]
+    if first in (["0", "1", "2"], ["1", "2", "3"]):  # two features alone show no rule
+        features = [0, 1, 2]
     why = _looks_like_names([first[j] for j in features], rest.iloc[:, features])
     if why:
         raise UserError(f"{where}: a header or a sample? It {why}. Say --header yes or no")

@@ -1,5 +1,7 @@
 """Optimisers of regression.py: one minimum, the rates that theory promises, honest endings."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import numpy as np
@@ -8,7 +10,7 @@ import scipy.optimize
 import torch
 from sklearn.svm import SVC
 
-from logreg.estimator.objectives import Objective
+from logreg.estimator.objectives import Objective, one_torch_thread
 from logreg.estimator.optimizers import OPTIMIZERS, minimize
 
 
@@ -177,3 +179,26 @@ def test_torch_keeps_its_number_of_threads():
     before = torch.get_num_threads()
     minimize("gd", problem(), tol=1e-3, max_iter=3)
     assert torch.get_num_threads() == before
+    # In threads that overlap too: the second one to begin must not remember the first one's 1.
+    torch.set_num_threads(3)
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            begun, ended = threading.Event(), threading.Event()
+
+            def first():
+                with one_torch_thread():
+                    begun.set()
+                    ended.wait(10)
+
+            def second():
+                begun.wait(10)
+                with one_torch_thread():
+                    ended.set()
+                    waiting.result(10)
+
+            waiting = pool.submit(first)
+            pool.submit(second).result(10)
+        with ThreadPoolExecutor(1) as pool:  # a new thread begins with what the last one set
+            assert pool.submit(torch.get_num_threads).result() == torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)

@@ -333,3 +333,14 @@ def test_a_rare_feature_0_may_be_absent_from_the_other_file(tmp_path):
     (tmp_path / "a.svm").write_text(lines("1 0:1 3:1", *(f"{i % 2} 2:1 3:{i}" for i in range(30))))
     (tmp_path / "b.svm").write_text(lines(*(f"{i % 2} 2:1 5:1" for i in range(30))))
     assert read_files(tmp_path / "a.svm", tmp_path / "b.svm").X_test.shape == (30, 6)
+
+
+def test_a_first_row_with_a_slip_is_not_taken_for_a_header_in_silence(tmp_path):
+    rows = [f"{i / 7:.2f},{i % 5 / 3:.2f},{i % 2}" for i in range(12)]
+    for first in ("<0.5,0.33,0", "0.5 kg,0.67,1", "n/a?,1.00,1"):
+        assert "Say --header yes or no" in refusal(tmp_path, lines(first, *rows))
+    # Numbers that the columns below do not hold, and a target's name, are names.
+    for names in ("dose,2001,kind", "2001,2002,kind", "0,1,class"):
+        assert read(tmp_path, lines(names, *rows)).names == names.split(",")[:2]
+    # What pandas writes above three columns without names.
+    assert "It counts 0, 1, …. Say --header" in refusal(tmp_path, lines("0,1,2", *rows))

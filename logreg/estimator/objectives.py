@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import threading
 
 import numpy as np
 import scipy.sparse
@@ -16,19 +17,31 @@ else:
     from losses.rooted import exact_range, expm1_then_linear
 
 
+_turnstile, _inside = threading.Lock(), []  # the number of threads, then once more for each fit
+
+
 @contextlib.contextmanager
 def one_torch_thread():
     """Keep torch from sharing out vectors as short as these to threads, for which it has to wait.
 
     Beside the threads of BLAS that made fits of milliseconds take a second on two busy cores. The products
-    with X, where the time goes on large data, are NumPy's and keep their threads.
+    with X, where the time goes on large data, are NumPy's and keep their threads. Of fits side by side in threads
+    only the first sees what the number was.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    with _turnstile:
+        if not _inside:
+            _inside.append(torch.get_num_threads())
+        threads = _inside[0]
+        _inside.append(threads)
+        torch.set_num_threads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
+        with _turnstile:
+            torch.set_num_threads(threads)
+            _inside.pop()
+            if len(_inside) == 1:
+                _inside.clear()
 
 
 class Objective:
