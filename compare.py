@@ -7,12 +7,20 @@ python compare.py runs --out sgd --baseline opt=adam          each group against
 python compare.py runs --out paper --format pdf               pictures for print; table.tex is for LaTeX
 """
 
+import re
 import sys
 from pathlib import Path
 
 from common import UserError, write_atomically
 from engine.cli import one_line_errors
 from flags import DEFAULT_BASELINE, compare_parser
+
+# What a comparison writes, and how that begins.
+TABLES = {
+    "table.md": rb"# \d+ runs in \d+ groups\n",
+    "table.csv": rb"group,dataset,",
+    "table.tex": rb"% needs \\usepackage{booktabs}",
+}
 
 
 def parse_args(argv=None):
@@ -59,6 +67,9 @@ def compare(args):
     table = tabulate(groups, changes, args.target)
 
     out = Path(args.out)
+    foreign = next((out / name for name in TABLES if not _is_ours(out / name)), None)
+    if foreign:
+        raise UserError(f"{foreign} exists, and is no table of compare.py; give another --out")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -92,6 +103,14 @@ def write_files(out, table, groups, args):
         data = content.encode(errors="backslashreplace")
         write_atomically(out / name, lambda file, data=data: file.write(data))
     return text + "".join(f"{line}\n" for line in about[:1] if line.startswith("†"))
+
+
+def _is_ours(path):
+    """Whether a table may be written over: it is new, empty, or of an earlier comparison."""
+    try:
+        return re.match(TABLES[path.name] + b"|$", path.read_bytes()) is not None
+    except OSError:  # not there; what cannot be written says so then
+        return True
 
 
 def first_of(notes):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common import OKABE_ITO, UserError, picture, write_atomically
+from common import OKABE_ITO, UserError, picture, printable, write_atomically
 
 from .scores import BINS
 
@@ -147,7 +147,7 @@ def _confusion(matrix: np.ndarray, class_names: Sequence[str]) -> bytes:
     squares = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
     axes.set(xlabel="predicted class", ylabel="true class")
     if n <= READABLE:
-        names = [str(name)[:24] for name in class_names]
+        names = [printable(str(name))[:24] for name in class_names]
         axes.set_xticks(
             range(n),
             names,

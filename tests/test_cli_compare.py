@@ -341,6 +341,21 @@ def test_a_plot_of_an_earlier_comparison_does_not_stay(tmp_path, capsys):
     )
 
 
+@pytest.mark.parametrize("name", ["table.md", "table.csv", "table.tex"])
+def test_a_table_of_somebody_else_is_not_written_over(runs, tmp_path, capsys, name):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / name).write_text("# My runs\n")
+    _, err = table(capsys, runs, "--out", tmp_path / "mine", code=2)
+    assert (
+        err
+        == f"compare.py: error: {tmp_path}/mine/{name} exists, and is no table of compare.py; give another --out\n"
+    )
+    assert [file.name for file in (tmp_path / "mine").iterdir()] == [name]
+    (tmp_path / "mine" / name).write_text("")
+    for _ in range(2):  # of its own it is
+        table(capsys, runs, "--out", tmp_path / "mine")
+
+
 def test_nothing_to_compare_is_one_line(tmp_path, capsys):
     for path in (tmp_path / "none", tmp_path):
         _, err = table(capsys, path, "--out", tmp_path / "out", code=2)

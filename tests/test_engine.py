@@ -10,6 +10,7 @@ import sys
 from argparse import ArgumentTypeError, Namespace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT, environment
@@ -17,7 +18,7 @@ from conftest import ROOT, environment
 import common
 from common import UserError, write_atomically
 from data.stream import usable_workers
-from engine import checkpoint, optim
+from engine import checkpoint, optim, report
 from engine.cli import Parser, number
 from engine.distributed import World
 from engine.meter import Diverged, Meter
@@ -160,6 +161,16 @@ def test_class_weights_weigh_the_whole_batch_of_two_processes(tmp_path, monkeypa
     for name, whole in alone.items():
         torch.testing.assert_close(first[name], whole)
         torch.testing.assert_close(second[name], whole)
+
+
+def test_a_report_is_drawn_whatever_the_classes_are_called(tmp_path):
+    """A folder's name need not be UTF-8, nor what a font has."""
+    p, labels = np.eye(3)[[0, 1, 2, 0]], np.array([0, 1, 2, 2])
+    scores = dict.fromkeys(("acc", "nll", "nll_corrected", "ece", "ece_corrected"), 1.0)
+    names = ["caf\udce9", "$x^", "a\tb\n" * 9]
+    report.write_report(tmp_path / "new", scores, p, p, labels, names, ["\udce9.png", "b", "c", "d"])
+    assert {file.name for file in (tmp_path / "new").iterdir()} == set(report.REPORT)
+    assert set(json.loads((tmp_path / "new" / "report.json").read_text())["classes"]) == set(names)
 
 
 # --- meter and saver --------------------------------------------------------------------------------
