@@ -134,7 +134,7 @@ def train(args, typed):
         world.close()
 
 
-def build(args, typed, world, stop, config):
+def build(args, typed, world, stop, config=None):
     """Data, net, loss and optimiser by name, as the flags say; `config` is the resumed run's."""
     from engine.checkpoint import seed_everything
     from engine.graph import why_not_graph
@@ -150,7 +150,7 @@ def build(args, typed, world, stop, config):
     precision = Precision(world.device, args.amp)
     check_batch(args, world)
     weights, info = known_weights(args, typed)
-    data, own = load_data(args, world, info, config)
+    data, own = load_data(args, world, info, config or {})
     loss_options = {name: getattr(args, name) for name in loss_parameters(args.loss) if hasattr(args, name)}
     loss = make_loss(args, loss_options, data, info).to(world.device)
     channels_last = net_facts(args.net).channels_last
