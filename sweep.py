@@ -22,7 +22,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from common import UserError, cores, write_atomically
+from common import EXIT_USAGE, UserError, cores, write_atomically
 from engine.cli import one_line_errors
 from engine.run_directory import RunDirectory, contradiction, is_finished, run_name
 from flags import (
@@ -299,6 +299,10 @@ def run_all(todo, at_a_time):
                 process.send_signal(number_)
         for process in [p for p in running if p.poll() is not None]:
             job = running.pop(process)
+            # two sweeps that begin at once may both start a run: one of them is told that it is in use
+            if process.returncode == EXIT_USAGE and (job.is_finished() or job.is_in_use()):
+                report(job, "skipped: another process is training it")
+                continue
             if process.returncode and not signals:
                 failed.append(job)
             exit_code = f"exit {process.returncode}: " if process.returncode else ""

@@ -232,7 +232,7 @@ def test_the_status_line_counts_runs_and_estimates_the_time_from_the_work_done(t
     assert [sweep.in_words(s) for s in (40, 3000, 7200)] == ["40 s", "50 min", "2.0 h"]
 
 
-def test_a_run_that_another_process_holds_is_skipped(tmp_path, cli):
+def test_a_run_that_another_process_holds_is_skipped(tmp_path, cli, monkeypatch):
     (run,) = runs_of("--", *TINY)
     (tmp_path / "runs" / run.run_name).mkdir(parents=True)
     hold = "import sys; from engine.run_directory import RunDirectory as R; r = R(sys.argv[1]); input(1)"
@@ -243,6 +243,13 @@ def test_a_run_that_another_process_holds_is_skipped(tmp_path, cli):
     try:
         assert holder.stdout.read(1) == "1"
         assert "1/1  " + run.run_name + "  skipped" in cli("sweep.py", "--", *TINY).stdout
+        # the other sweep was quicker by less than it takes to find that out
+        in_use, asked = sweep.Job.is_in_use, []
+        monkeypatch.setattr(
+            sweep.Job, "is_in_use", lambda job: (bool(asked) and in_use(job)) or asked.append(1)
+        )
+        monkeypatch.setattr(sweep, "start", lambda *_: subprocess.Popen([sys.executable, "-c", "exit(2)"]))
+        assert "1/1  " + run.run_name + "  skipped" in cli("sweep.py", "--", *TINY).stdout and asked
     finally:
         holder.communicate("\n")
     assert not (tmp_path / "runs" / f"{run.run_name}.log").exists()
