@@ -152,7 +152,7 @@ def main(argv=None) -> int:
             )
         slug = dataset.name.replace(":", "-").replace("/", "-")
         out = Path(args.out or f"./runs/regression-{slug}")
-        results.claim(out)
+        results.claim(out, None if args.out else args.dataset)
         out.mkdir(parents=True, exist_ok=True)
         with np.errstate(all="ignore"):  # numbers at the end of float64: the table shows what came of them
             return study(args, dataset, out, notes)

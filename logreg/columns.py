@@ -317,6 +317,51 @@ def doubtful_labels(labels) -> list:
     return lines
 
 
+def other_units(table, X, X_test, columns) -> list:
+    """A line about test columns that lie or spread 30 times as far as their training columns, or 1/30."""
+    if min(len(X), len(X_test)) < 10:
+        return []
+
+    def place(part):
+        middle = np.median(part, axis=0)
+        return middle, np.median(np.abs(part - middle), axis=0)
+
+    (middle, spread), (middle_test, spread_test) = place(X), place(X_test)
+    known = (spread > 0) & (spread_test > 0)
+    with np.errstate(all="ignore"):
+        ratio = np.where(known, spread_test / spread, 1)
+        far = (ratio > 30) | (ratio < 1 / 30) | (known & (np.abs(middle_test - middle) > 30 * spread))
+    names = [say(table, j) for j, is_far in zip(columns, far, strict=True) if is_far]
+    if not names:
+        return []
+    shown = ", ".join(names[:5]) + ", …" * (len(names) > 5)
+    return [f"far from the training file in the test file: {shown}; in other units?"]
+
+
+def label_in_disguise(table, X, columns, labels) -> list:
+    """A line about features that have one value for each class, every class its own."""
+    n = len(set(labels))
+    if n < 2 or len(X) < 10:
+        return []
+
+    def one_to_one(x, labels):
+        return len(set(x)) == n == len(set(zip(x, labels, strict=True)))
+
+    head = X[: 10 * n]  # enough to tell nearly all others apart
+    names = [
+        say(table, j)
+        for i, j in enumerate(columns)
+        if len(set(zip(head[:, i].tolist(), labels[: 10 * n], strict=True))) <= n
+        and one_to_one(X[:, i].tolist(), labels)
+    ]
+    if not names:
+        return []
+    return [
+        f"the label by another name: {', '.join(names[:5])}{', …' * (len(names) > 5)}, one value for each class; "
+        "leave it out with --drop"
+    ]
+
+
 def doubts(table, X, columns) -> list:
     """What may be meant otherwise than it was taken, in one line a kind."""
     lines = []

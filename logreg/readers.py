@@ -138,7 +138,7 @@ def _read_svm(paths, texts, told) -> Samples:
         if not np.isfinite(parts[-1]).all() or not np.isfinite(y).all():
             raise UserError(f"{path} holds a value that is not a finite number; drop such samples first")
     base = 0 if min(low for low, _ in ranges) == 0 else 1
-    doubts = columns.doubtful_labels(labels)
+    doubts = columns.doubtful_labels(labels) + (_seen_before(parts, labels) if len(parts) == 2 else [])
     line = f"read as LIBSVM: indices from {base}, the target first; {_counts(labels)}"
     if len(ranges) == 2 and ranges[1][1] > ranges[0][1]:
         line += f"; features above {ranges[0][1]} only in {paths[1]}: 0 in training, so without effect"
@@ -259,7 +259,22 @@ def _understand(tables, separator, told) -> Samples:
     )
     names = [table.names[j] if table.names else f"x{j}" for j in features]
     understood = [line, *columns.doubts(table, parts[0], features), *columns.doubtful_labels(labels)]
+    understood += columns.label_in_disguise(table, parts[0], features, labels[0])
+    if test is not None:
+        understood += columns.other_units(table, *parts, features) + _seen_before(parts, labels)
     return Samples(parts[0], labels[0], names, *(parts[1:] or [None]), *(labels[1:] or [None]), understood)
+
+
+def _seen_before(parts, labels) -> list:
+    """A line where half of the test samples or more are training samples."""
+    train, test = (
+        [hash((row.tobytes(), label)) for row, label in zip(*part, strict=True)]
+        for part in zip(parts, labels, strict=True)
+    )
+    seen = set(train)
+    again = sum(row in seen for row in test)
+    n = len(labels[1])
+    return [f"{again} of {n} test samples are training samples too"] if again >= n / 2 else []
 
 
 def _check_target(table, goal, labels, told):

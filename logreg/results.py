@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 from pathlib import Path
 
@@ -13,8 +14,10 @@ _FOREIGN = ("metrics.csv", "last.pt", "best.pt", "table.csv", "table.md", "resul
 _PLOT = re.compile(r"(losses|condition|(convergence|boundaries)[-_].*l2[=-].*)\.png")
 
 
-def claim(out):
+def claim(out, dataset=None):
     """Refuse the directory `out` if it holds what another program or person put there.
+
+    With `dataset`, as typed, also if it holds the study of another one.
 
     Raises
     ------
@@ -28,7 +31,10 @@ def claim(out):
         return
     except OSError as error:
         raise UserError(f"--out {out}: {error.strerror or error}; give another directory") from None
-    if _is_ours(out):
+    if config := _our_config(out):
+        before = str(config.get("dataset", dataset))
+        if dataset is not None and os.path.normpath(before) != os.path.normpath(dataset):
+            raise UserError(f"{out} holds the study of {before}; give another directory with --out")
         return
     taken = [name for name in _FOREIGN if name in names]
     if taken:
@@ -36,15 +42,16 @@ def claim(out):
         raise UserError(f"--out {out} is {what} ({', '.join(taken)}); give another directory")
 
 
-def _is_ours(out) -> bool:
-    """By its config.json, which names the program; older ones are known by their flags."""
+def _our_config(out) -> dict:
+    """The config.json of a study, which names the program, older ones by their flags; of anything else empty."""
     try:
         config = json.loads((out / "config.json").read_text())
     except (OSError, ValueError, RecursionError):
-        return False
+        return {}
     if not isinstance(config, dict) or (out / "metrics.csv").exists():
-        return False
-    return config.get("program") == PROGRAM or ({"l2", "max_iter", "condition"} <= config.keys())
+        return {}
+    ours = config.get("program") == PROGRAM or ({"l2", "max_iter", "condition"} <= config.keys())
+    return config if ours else {}
 
 
 def write(out, args, dataset, runs):

@@ -328,3 +328,19 @@ def test_pictures_do_not_take_a_run_that_stopped_early_for_one_at_its_minimum(tm
         == 0
     )
     assert "condition" not in drawn
+
+
+def test_another_file_of_the_same_name_does_not_replace_a_study(tmp_path, monkeypatch, no_pictures, capsys):
+    monkeypatch.chdir(tmp_path)
+    for i, folder in enumerate(("one", "two")):
+        Path(folder).mkdir()
+        Path(folder, "train.csv").write_text(
+            "".join(f"{j * (i + 2) % 7},{j % 5},{'ab'[j % 2]}\n" for j in range(20))
+        )
+    words = ["--k", "2", "--l2", "0.1", "--optimizer", "newton", "--dataset"]
+    assert regression.main([*words, "one/train.csv"]) == regression.main([*words, "./one/train.csv"]) == 0
+    before = Path("runs/regression-train/results.csv").read_text()
+    assert regression.main([*words, "two/train.csv"]) == 2
+    assert "holds the study of ./one/train.csv; give another directory with --out" in capsys.readouterr().err
+    assert Path("runs/regression-train/results.csv").read_text() == before
+    assert regression.main([*words, "two/train.csv", "--out", "runs/regression-train"]) == 0

@@ -344,3 +344,25 @@ def test_a_first_row_with_a_slip_is_not_taken_for_a_header_in_silence(tmp_path):
         assert read(tmp_path, lines(names, *rows)).names == names.split(",")[:2]
     # What pandas writes above three columns without names.
     assert "It counts 0, 1, …. Say --header" in refusal(tmp_path, lines("0,1,2", *rows))
+
+
+def test_test_samples_seen_before_or_in_other_units_are_said(tmp_path):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(40, 2)).round(4)
+    table = lines("a,b,kind", *(f"{a},{b},{'pq'[i % 2]}" for i, (a, b) in enumerate(X)))
+    other = lines("a,b,kind", *(f"{1000 * a:.4f},{b + 0.5:.4f},{'pq'[i % 2]}" for i, (a, b) in enumerate(X)))
+    assert read(tmp_path, table, table).understood[1:] == ["40 of 40 test samples are training samples too"]
+    said = read(tmp_path, table, other).understood
+    assert said[1:] == ["far from the training file in the test file: column 0 (a); in other units?"]
+    assert "column 0 (a)" in read(tmp_path, other, table).understood[1]  # and the other way round
+    for name in ("a.svm", "b.svm"):
+        (tmp_path / name).write_text(lines(*(f"{i % 2} 1:{a} 2:{b}" for i, (a, b) in enumerate(X))))
+    assert "40 of 40" in read_files(tmp_path / "a.svm", tmp_path / "b.svm").understood[1]
+
+
+def test_a_feature_that_is_the_label_by_another_name_is_said(tmp_path):
+    rows = [f"{i / 7:.2f},{(i + 1) % 3},{i % 2},{'abc'[i % 3]}" for i in range(12)]
+    said = read(tmp_path, lines("x,code,odd,kind", *rows)).understood
+    assert said[1:] == [
+        "the label by another name: column 1 (code), one value for each class; leave it out with --drop"
+    ]
