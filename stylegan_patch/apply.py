@@ -202,6 +202,11 @@ def install(root, changes, manifest):
 def revert(root, manifest, dry_run):
     """Put the originals back. A file you have changed since is kept beside, as `<name>.yours`."""
     report, originals, yours = [], {}, {}
+    if LOSS not in manifest and (root / LOSS).is_file() and OURS.encode() in (root / LOSS).read_bytes():
+        still = f"{LOSS} is the rooted loss still, its original is not kept here: `git checkout {LOSS}`"
+        if not manifest:
+            raise Refusal(f"{root}: nothing to put back, but {still}")
+        report.append(f"keep  {still}")
     for name, known in manifest.items():
         path, source = real_file(root, name), root / STORE / "originals" / name
         originals[name] = source.read_bytes()

@@ -204,8 +204,13 @@ def test_our_loss_copied_by_hand_is_left_and_the_rest_is_fixed(apply, tmp_path, 
     assert "copied by hand" in capsys.readouterr().out
     assert not (clone / "training/loss_original.py").exists()
     assert (clone / "torch_utils/misc.py").read_bytes() != before["torch_utils/misc.py"][0]
-    apply.main([str(clone), "--revert"])
+    capsys.readouterr()
+    assert apply.main([str(clone), "--revert"]) == 0
+    assert "keep  training/loss.py is the rooted loss still" in capsys.readouterr().out
     assert contents(clone) == before
+    assert_refused(
+        apply, capsys, clone, "--revert", says="nothing to put back, but training/loss.py is the rooted"
+    )
 
 
 def test_a_trouble_written_another_way_is_left_alone_and_reported(apply, clone, capsys):
