@@ -168,7 +168,7 @@ def build_data(
             where = _choose(options, device, whole, stored, size)
             whole, notes = _decoded(request, source, whole, how, where, options.skip_bad, workers)
         parts, clean, more = _parts(source, whole, options)
-        more += _trained_on_too(parts) if key == "folder" else []  # the others are as they were published
+        more += _twins(parts, clean) if key == "folder" else []  # the others are as they were published
         mean, std = _statistics(entry, parts.get("train"), how, workers, options)
         stores = {
             key: _store(where, split, device, size, how, options.augment and key == "train", workers)
@@ -356,25 +356,31 @@ def _parts(
     return {key: split for key, split in found if split is not None}, clean, notes
 
 
-def _trained_on_too(parts: dict[str, Split]) -> list[str]:
-    """A note for the held-out images that are training images too, pixel for pixel, where they are in memory."""
+def _twins(parts: dict[str, Split], clean: np.ndarray) -> list[str]:
+    """Notes on images that are there twice, pixel for pixel: held out and trained on, or in two classes.
+
+    Looks at images in memory, and first at four rows of each. `clean` are the training images' own labels.
+    """
     if "train" not in parts or parts["train"].images is None:
         return []
-
-    def gist(image):  # four rows of it
-        return image[:, :: max(1, image.shape[1] // 4)].tobytes()
-
-    train, notes = parts["train"].images, []
-    known = {key: {gist(image) for image in split.images} for key, split in parts.items() if key != "train"}
-    wanted = set().union(*known.values())
-    trained = {hash(image.tobytes()) for image in train if gist(image) in wanted}
-    for key in known:
-        n = sum(hash(image.tobytes()) in trained for image in parts[key].images)
-        if n:
-            notes.append(
-                f"{n:,} of {len(parts[key]):,} {_KINDS[key]} images are training images too, pixel for pixel: "
-                "the accuracy on new ones may be lower"
-            )
+    gists: dict[int, list[tuple[str, int]]] = {}
+    for key, split in parts.items():
+        for i, image in enumerate(split.images):
+            gists.setdefault(hash(image[:, :: max(1, image.shape[1] // 4)].tobytes()), []).append((key, i))
+    alike: list[tuple[str, int]] = []
+    trained: dict[int, set[int]] = {}  # pixels of training images, and their classes
+    for some in gists.values():
+        for key, i in some if len(some) > 1 else ():
+            pixels = hash(parts[key].images[i].tobytes())
+            alike.append((key, pixels))
+            if key == "train":
+                trained.setdefault(pixels, set()).add(int(clean[i]))
+    notes = []
+    for key, split in parts.items():
+        n = sum(len(trained.get(pixels, ())) > (key == "train") for k, pixels in alike if k == key)
+        what = "are training images too, pixel for pixel: the accuracy on new ones may be lower"
+        what = "have a twin of another class, pixel for pixel" if key == "train" else what
+        notes += [f"{n:,} of {len(split):,} {_KINDS[key]} images {what}"] if n else []
     return notes
 
 
@@ -441,5 +447,6 @@ def _fingerprint(source: Source) -> str:
             continue
         for path in split.paths:
             name = Path(os.path.relpath(path, source.root)).as_posix()
-            digest.update(f"{name}\0{os.path.getsize(path)}\n".encode(errors="surrogateescape"))
+            size = os.path.getsize(path) if os.path.exists(path) else -1  # a link to nothing
+            digest.update(f"{name}\0{size}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()

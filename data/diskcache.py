@@ -40,8 +40,12 @@ def fingerprint(root: str | os.PathLike, splits: Sequence[Sequence[str]], how: o
     for paths in splits:
         digest.update(f"{len(paths)} files\n".encode())
         for path in paths:
-            status = os.stat(path)
-            line = f"{os.path.relpath(path, root)}\0{status.st_size}\0{status.st_mtime_ns}\n"
+            try:
+                status = os.stat(path)
+                size, time = status.st_size, status.st_mtime_ns
+            except OSError:  # a link to nothing: decoding says what is wrong with it
+                size = time = -1
+            line = f"{os.path.relpath(path, root)}\0{size}\0{time}\n"
             digest.update(line.encode(errors="surrogateescape"))
     return digest.hexdigest()
 

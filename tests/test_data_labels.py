@@ -181,6 +181,8 @@ def test_labels_from_a_file_by_path_take_names_and_refuse_gaps(folder, tmp_path)
 def test_bad_images_are_all_listed_or_left_out(folder, cache):
     for name in ("ant/0.png", "bee/3.png", "bee/4.png"):
         (folder / "train" / name).write_bytes(b"no image")
+    (folder / "train" / "bee" / "4.png").unlink()
+    (folder / "train" / "bee" / "4.png").symlink_to("nowhere")
     if cache == "device":
         refused(
             "3 images cannot be read: .*ant/0.png.*bee/3.png.*bee/4.png", lambda: build(folder, cache=cache)
