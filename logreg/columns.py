@@ -53,7 +53,7 @@ def find(table, text, what) -> int:
 
 
 def check_last_is_target(table):
-    """Refuse a header in which another column than the last has a target's name, and the last has not.
+    """Refuse a header in which another column has the last one's name, or a target's and the last has not.
 
     Raises
     ------
@@ -62,6 +62,8 @@ def check_last_is_target(table):
     """
     names = [name.lower() for name in table.names]
     usual = [j for j, name in enumerate(names) if name in TARGETS and not (name == "y" and "x" in names)]
+    if names and names[-1] and names.index(names[-1]) < len(names) - 1:
+        usual = [names.index(names[-1])]
     if usual and len(names) - 1 not in usual:
         last = len(names) - 1
         raise UserError(

@@ -123,6 +123,9 @@ def _openml(name, data_dir):
     X, y = bunch.data, bunch.target
     if y is None or np.ndim(y) != 1:
         raise UserError(f"openml:{name} has no single target column")
+    missing = sum(label is None or label != label for label in y)
+    if missing:
+        raise UserError(f"openml:{name}: the target of {missing} of {len(y)} samples is missing")
     if bunch.categories and any(column in bunch.categories for column in bunch.feature_names):
         names = [column for column in bunch.feature_names if column in bunch.categories]
         raise UserError(f"openml:{name} has columns that are not numeric: {', '.join(names[:5])}")

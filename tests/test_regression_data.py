@@ -187,6 +187,11 @@ def test_openml_data_are_used_and_columns_that_are_not_numeric_refused(monkeypat
     bunch = Bunch(data=X, target=y.astype(str), feature_names=[f"f{i}" for i in range(13)], categories={})
     monkeypatch.setattr("sklearn.datasets.fetch_openml", lambda **options: bunch)
     assert load("openml:wine").X_train.shape == (133, 13)
+    for missing in (np.nan, None):
+        bunch.target = np.where(y == 0, missing, y.astype(object))
+        with pytest.raises(UserError, match="the target of 59 of 178 samples is missing"):
+            load("openml:wine")
+    bunch.target = y
     bunch.categories = {"f3": ["red", "white"]}
     with pytest.raises(UserError, match="not numeric: f3"):
         load("openml:187")

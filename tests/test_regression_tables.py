@@ -279,6 +279,7 @@ def test_a_target_by_name_that_is_not_the_last_column_is_asked_about(tmp_path, n
     assert f"column 0 ({name}) or, as usual, column 2 (rooms)" in asked and "--target 0 or 2" in asked
     assert read(tmp_path, text, target="0").names == ["a", "rooms"]
     assert read(tmp_path, text, target="rooms").y[:4] == ["0", "1", "2", "3"]
+    assert "Say --target 0 or 2" in refusal(tmp_path, text.replace("rooms", name))
     # The name of the last column settles it, and y beside x is a place.
     assert read(tmp_path, text.replace("rooms", "label")).names == [name, "a"]
     assert read(tmp_path, text.replace(f"{name},a", "x,y")).names == ["x", "y"]
