@@ -5,6 +5,7 @@ of their registries. A program's own docstring is its description and its exampl
 """
 
 import functools
+import re
 from argparse import ArgumentTypeError
 
 import logreg
@@ -161,6 +162,12 @@ def one_name(dataset: object) -> object:
         return canonical_name(dataset) if isinstance(dataset, str) else dataset
     except UserError:  # a data set that is no more
         return dataset
+
+
+def one_spelling(net: object) -> object:
+    """One spelling of a --net: ``ViT`` and ``vit``, ``vit_tiny`` and ``vit-tiny`` are the same."""
+    ours = isinstance(net, str) and ":" not in net
+    return re.sub(r"[-_\s]", "", net.lower()) if ours else net
 
 
 def separator(text: str) -> str:

@@ -2,7 +2,7 @@
 
 from common import UserError
 from engine.cli import Parser
-from flags import one_name
+from flags import one_name, one_spelling
 
 from .runs import LOSS_FLAGS, Group
 
@@ -46,7 +46,12 @@ def baseline_of(group: Group, groups: list[Group], changes: dict) -> Group | Non
     """
     wanted = group.flags | changes
     compared = {n for n in wanted if n not in LOSS_FLAGS or n in changes or "loss" not in changes}
-    fits = [g for g in groups if all(n in g.flags and g.flags[n] == wanted[n] for n in compared)]
+    wanted["net"] = one_spelling(wanted["net"])
+    fits = []
+    for g in groups:
+        has = g.flags | {"net": one_spelling(g.flags["net"])}
+        if all(n in has and has[n] == wanted[n] for n in compared):
+            fits.append(g)
     if len(fits) > 1:
         labels = "; ".join(g.label for g in fits)
         raise UserError(f"--baseline fits several groups, name what tells them apart: {labels}")

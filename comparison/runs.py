@@ -11,7 +11,7 @@ from pathlib import Path
 
 from engine.cli import Parser
 from engine.run_directory import is_finished
-from flags import NOT_OF_THE_RUN, WHERE_AND_HOW, one_name
+from flags import NOT_OF_THE_RUN, WHERE_AND_HOW, one_name, one_spelling
 from losses import loss_names, loss_parameters
 
 # Flags that do not tell one experiment from another.
@@ -252,7 +252,9 @@ def group_runs(runs: Iterable[Run]) -> tuple[list[Group], list[str]]:
     """
     groups, remarks, seen = {}, [], {}
     runs = list(runs)
+    spellings: dict[object, str] = {}
     for run in runs:
+        run.flags["net"] = spellings.setdefault(one_spelling(run.flags["net"]), run.flags["net"])
         seen.setdefault(run.flags["dataset"], set()).add(run.fingerprint)
     changed = [name for name, prints in seen.items() if len(prints - {""}) > 1]
     remarks += [f"the data of {name} are not the same in all runs: told apart as data …" for name in changed]

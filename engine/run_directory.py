@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from common import UserError, write_atomically
-from flags import NOT_OF_THE_RUN, OF_THE_LOSS, WHERE_AND_HOW, one_name, train_parser
+from flags import NOT_OF_THE_RUN, OF_THE_LOSS, WHERE_AND_HOW, one_name, one_spelling, train_parser
 
 from .cli import Parser
 from .curves import draw_curves
@@ -345,6 +345,8 @@ def contradiction(saved: dict, flags: dict) -> str:
         then = saved.get(name, value)
         if name == "dataset":
             then, value = one_name(then), one_name(value)
+        if name == "net":
+            then, value = one_spelling(then), one_spelling(value)
         if then != value:
             return f"--{name.replace('_', '-')} {then}, not {value}"
     return ""

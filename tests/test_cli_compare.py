@@ -383,6 +383,17 @@ def test_unfinished_runs_and_doubled_seeds(tmp_path, capsys):
     assert "again is left out" in err and "old is left out" in err
 
 
+def test_spellings_of_a_net_are_one_net(tmp_path, capsys):
+    for seed in range(3):
+        make(tmp_path / "runs", f"ce{seed}", [50, 60 + seed], loss="ce", net="ViT", seed=seed)
+        make(tmp_path / "runs", f"root{seed}", [50, 64 + seed], net="vit", seed=seed)
+        make(tmp_path / "runs", f"tiny{seed}", [50, 61 + seed], net="vit-tiny", seed=seed)
+    rows, _ = table(capsys, tmp_path / "runs", "--out", tmp_path / "out")
+    assert rows["root k=3 m=3, ViT"]["test accuracy − baseline"].startswith("+4.00")
+    rows, _ = table(capsys, tmp_path / "runs", "--out", tmp_path / "out", "--baseline", "net=VIT_Tiny")
+    assert rows["root k=3 m=3, ViT"]["test accuracy − baseline"].startswith("+3.00")
+
+
 def test_the_baseline_can_be_any_flag(tmp_path, capsys):
     for seed in (0, 1):
         make(tmp_path, f"adam{seed}", [50 + seed], opt="adam", seed=seed)
