@@ -239,6 +239,11 @@ def common_square_size(*splits: Sequence[str], sample: int = 256) -> int:
     return width if not sizes and width == height else 0
 
 
+def is_hidden(folder: str) -> bool:
+    """Whether a folder of this name is the system's, not the user's: hidden, a Mac's, or a NAS's thumbnails."""
+    return folder.startswith(".") or folder in ("__MACOSX", "@eaDir")
+
+
 def find_images(folder: str | os.PathLike[str], left_out: Counter[str] | None = None) -> list[str]:
     """Image files below `folder`, sorted; hidden files and folders and other kinds of files are skipped.
 
@@ -252,7 +257,7 @@ def find_images(folder: str | os.PathLike[str], left_out: Counter[str] | None = 
             folders.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
         for name in sorted(files):
             if name.startswith("."):
                 continue

@@ -158,7 +158,10 @@ def test_hidden_and_other_files_are_skipped_nested_and_linked_folders_entered_on
         (folder / "train" / "ant" / junk).write_text("no image")
     save(folder / "train" / "ant" / "deep" / "er" / "1.JPEG")
     (folder / "train" / "ant" / "deep" / "loop").symlink_to(folder / "train" / "ant")
-    assert build(folder, batch=5).train.num_samples == 25
+    for name in ("__MACOSX", "ant/@eaDir", "@eaDir"):  # of an unpacked archive, of a NAS
+        save(folder / "train" / name / "thumbnail.jpg")
+    d = build(folder, batch=5)
+    assert d.train.num_samples == 25 and d.class_names == ["ant", "bee", "cat"]
 
 
 def test_images_of_different_sizes_are_made_224(folder):
@@ -373,7 +376,10 @@ def test_the_second_start_decodes_nothing(folder, monkeypatch):
 def test_a_changed_folder_is_decoded_again(folder):
     build(folder)
     save(folder / "train" / "ant" / "new.png", seed=9)
-    assert build(folder, batch=5).train.num_samples == 25
+    for name in ("__MACOSX", "ant/@eaDir", "@eaDir"):  # of an unpacked archive, of a NAS
+        save(folder / "train" / name / "thumbnail.jpg")
+    d = build(folder, batch=5)
+    assert d.train.num_samples == 25 and d.class_names == ["ant", "bee", "cat"]
     kept = batches(build(folder))
     save(folder / "train" / "ant" / "new.png", seed=10)
     assert not same(batches(build(folder)), kept)

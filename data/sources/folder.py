@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DataError
-from ..images import EXTENSIONS, common_square_size, find_images, suffixes
+from ..images import EXTENSIONS, common_square_size, find_images, is_hidden, suffixes
 from ..source import Request, Source, Split
 
 # What the folders of the splits are called, in any case.
@@ -97,7 +97,7 @@ def _folders(root: Path, request: Request) -> dict[str, Path]:
 
 
 def _classes(folder: Path) -> list[str]:
-    return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    return sorted(p.name for p in folder.iterdir() if p.is_dir() and not is_hidden(p.name))
 
 
 def _alike(names: list[str]) -> list[str]:
