@@ -17,7 +17,8 @@ else:
     from losses.rooted import exact_range, expm1_then_linear
 
 
-_turnstile, _inside = threading.Lock(), []  # the number of threads, then once more for each fit
+_turnstile = threading.Lock()
+_inside: list[int] = []  # the number of threads, then once more for each fit
 
 
 @contextlib.contextmanager
