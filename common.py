@@ -7,6 +7,7 @@ import difflib
 import io
 import os
 import pickle
+import re
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable
@@ -119,6 +120,21 @@ def _sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def may_replace(path: str | os.PathLike, beginning: bytes) -> bool:
+    """Whether a program may write over `path`: it is new, empty, no file (/dev/stdout), or one of its own.
+
+    Parameters
+    ----------
+    path : path
+    beginning : bytes
+        A regular expression that the program's own files begin with.
+    """
+    if not os.path.isfile(path):
+        return True
+    with open(path, "rb") as file:
+        return re.match(beginning + rb"|\Z", file.read(1000)) is not None
 
 
 def load_tensors(path: Path, safe_globals: Iterable[Any] = ()) -> object:

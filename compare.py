@@ -7,11 +7,10 @@ python compare.py runs --out sgd --baseline opt=adam          each group against
 python compare.py runs --out paper --format pdf               pictures for print; table.tex is for LaTeX
 """
 
-import re
 import sys
 from pathlib import Path
 
-from common import UserError, write_atomically
+from common import UserError, may_replace, write_atomically
 from engine.cli import one_line_errors
 from flags import DEFAULT_BASELINE, compare_parser
 
@@ -67,10 +66,10 @@ def compare(args):
     table = tabulate(groups, changes, args.target)
 
     out = Path(args.out)
-    foreign = next((out / name for name in TABLES if not _is_ours(out / name)), None)
-    if foreign:
-        raise UserError(f"{foreign} exists, and is no table of compare.py; give another --out")
     try:
+        foreign = next((out / name for name in TABLES if not may_replace(out / name, TABLES[name])), None)
+        if foreign:
+            raise UserError(f"{foreign} exists, and is no table of compare.py; give another --out")
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot use --out {out}: {error.strerror}; give another directory") from None
@@ -103,14 +102,6 @@ def write_files(out, table, groups, args):
         data = content.encode(errors="backslashreplace")
         write_atomically(out / name, lambda file, data=data: file.write(data))
     return text + "".join(f"{line}\n" for line in about[:1] if line.startswith("†"))
-
-
-def _is_ours(path):
-    """Whether a table may be written over: it is new, empty, or of an earlier comparison."""
-    try:
-        return re.match(TABLES[path.name] + b"|$", path.read_bytes()) is not None
-    except OSError:  # not there; what cannot be written says so then
-        return True
 
 
 def first_of(notes):

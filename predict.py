@@ -10,7 +10,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from common import UserError
+from common import UserError, may_replace
 from engine.cli import one_line_errors
 from flags import predict_parser
 
@@ -108,7 +108,7 @@ class writer:
 
     def __init__(self, args):
         try:
-            if args.csv and not _is_ours(Path(args.csv)):  # --csv photos/* took the first for its file
+            if args.csv and not may_replace(args.csv, HEADER):  # --csv photos/* took the first for its file
                 raise UserError(f"{args.csv} exists, and is no table of predict.py; give another --csv")
             # names of files need not be text
             how = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}
@@ -133,14 +133,6 @@ class writer:
     def __exit__(self, *_):
         if self.file is not sys.stdout:
             self.file.close()
-
-
-def _is_ours(path):
-    """Whether a file may be written over: it is new, empty, one of ours, or no file (/dev/stdout)."""
-    if not path.is_file():
-        return True
-    with open(path, "rb") as file:
-        return file.read(len(HEADER)) in (b"", HEADER)
 
 
 if __name__ == "__main__":

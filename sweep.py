@@ -22,7 +22,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from common import EXIT_USAGE, UserError, cores, write_atomically
+from common import EXIT_USAGE, UserError, cores, may_replace, write_atomically
 from engine.cli import one_line_errors
 from engine.run_directory import RunDirectory, contradiction, is_finished, run_name
 from flags import (
@@ -108,7 +108,7 @@ class Job:
 
 
 def parse_args(argv=None):
-    """The flags; what stands behind ``--`` goes to every run as it is."""
+    """The flags; what comes after ``--`` goes to every run as it is."""
     words = sys.argv[1:] if argv is None else list(argv)
     cut = words.index("--") if "--" in words else len(words)
     parser = sweep_parser(__doc__)
@@ -180,7 +180,7 @@ def sweep(args):
     if args.lines:
         try:
             lines = Path(args.lines)
-            if lines.is_file() and lines.read_bytes()[:15] not in (b"", b"python train.py"):
+            if not may_replace(lines, b"python train.py"):
                 raise UserError(f"{lines} exists, and holds no lines of sweep.py")
             write_atomically(lines, lambda file: file.write(os.fsencode(text)))
         except UserError as error:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from common import EXIT_USAGE, UserError, did_you_mean, one_line
 
-# What a disk does to a program, which is no bug of its: full, a quota, a limit of a file's size, broken.
+# What a disk may do to any program, and is no bug of ours: it is full, read-only or broken, a quota or limit is met.
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
 
 

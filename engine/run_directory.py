@@ -335,7 +335,7 @@ def find_run(out: Path, flags: dict, name: str = "") -> Path | None:
                 is_usual = usual.fullmatch(config.parent.name) is not None
                 found.append((is_usual, config.stat().st_mtime_ns, config.parent))
         except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
-            continue  # not a run that could be gone on with
+            continue  # not a run that could be continued
     return max(found)[-1] if found else None
 
 

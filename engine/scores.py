@@ -61,7 +61,7 @@ class Scores:
         predicted = logits.argmax(1)
         right = (predicted == labels).to(self.sums)
         of_class = F.one_hot(labels, self._sizes[3]).to(self.sums)
-        n = torch.full_like(right.sum(), len(labels))
+        n = self.sums.new_full((), len(labels))
         size = n if self.weight is None else self.weight.to(self.sums)[labels].sum()
         first = [loss.to(self.sums) * size, F.nll_loss(raw, labels, reduction="sum").to(self.sums)]
         first += [F.nll_loss(corrected, labels, reduction="sum").to(self.sums), n, size]

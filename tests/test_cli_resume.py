@@ -129,7 +129,7 @@ def test_a_flag_that_contradicts_the_run_is_refused_by_name(run, cli):
     cli("train.py", "-r", run, "--epochs", 2, "--max-steps", 4)
     shrunk = cli("train.py", "-r", run, "--epochs", 1, code=2)
     assert "--epochs may only grow" in shrunk.stderr
-    assert before != (run / "config.json").read_bytes()  # the new number of epochs is what goes on
+    assert before != (run / "config.json").read_bytes()  # the run continues with the new number of epochs
 
 
 def test_an_epoch_that_max_steps_cut_is_finished_when_it_goes_on(tmp_path, cli):

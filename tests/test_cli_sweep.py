@@ -85,7 +85,7 @@ def test_spellings_of_a_folder_are_one_run_called_by_its_name(tmp_path, monkeypa
     assert find_run("runs", vars(run) | {"dataset": "folder:other"}) is None
     assert find_run("runs", vars(run) | {"net": "vit"}) == Path("runs/mine")
     assert find_run("runs", vars(run) | {"net": "vit_tiny"}) is None
-    # a newer copy is not what goes on, whether the run has a name or the usual one
+    # a newer copy is not what continues, whether the run has a name or the usual one
     for given, usual in (("mine", ""), ("", "imgs-ViT")):
         flags = vars(run) | {"run_name": given}
         directory = directory.rename(tmp_path / "runs" / (given or usual))
