@@ -14,6 +14,7 @@ a figure is known. Nothing is downloaded.
 import faulthandler
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -133,12 +134,16 @@ def run(name, device, full=False, done=lambda outcome: None):
     return so_far("failed" if s.failures else "skipped" if why else "passed", why)
 
 
-def in_own_process(name, args, note):
-    """The same in a process of its own; `note` is given what is known of it every second. If it dies, it has failed."""
+def in_own_process(name, args, note, threads):
+    """The same in a process of its own; `note` is given what is known of it every second. If it dies, it has failed.
+
+    Its threads on the CPU, and those of the processes it starts, are as many as are given; 0: torch's own number.
+    """
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, __file__, "--only", name, "--out", folder, *["--full"] * args.full]
-        command += ["--device", args.device, "--threads", str(args.threads)]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        command += ["--device", args.device, "--threads", str(threads)]
+        environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
         result, code = outcome(name, "not ended"), None
         while code is None:
             with suppress(subprocess.TimeoutExpired):
@@ -200,12 +205,16 @@ def main(argv=None):
         end(run(args.only[0], device, args.full, note))
     else:
         apart = [name for name in args.only if name not in ALONE]
-        with ThreadPoolExecutor(side_by_side(device)) as pool:
-            for done in as_completed([pool.submit(in_own_process, name, args, note) for name in apart]):
+        together = side_by_side(device)
+        threads = args.threads or max(1, cores() // together)
+        with ThreadPoolExecutor(together) as pool:
+            for done in as_completed(
+                [pool.submit(in_own_process, name, args, note, threads) for name in apart]
+            ):
                 end(done.result())
         for name in args.only:
             if name in ALONE:
-                end(in_own_process(name, args, note))
+                end(in_own_process(name, args, note, args.threads))
     failed = [r["check"] for r in results.values() if r["failures"]]
     print(f"{out / 'gpu_acceptance.md'}: {f'FAILED {failed}' if failed else 'all passed'}")
     sys.exit(1 if failed else 0)

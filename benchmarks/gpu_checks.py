@@ -24,6 +24,8 @@ EVERY_STEP = {
             "vit", "vit_small", "resnet18", "vgg19", "swin", "cait", "resnet50", "resnet20", "timm:convnext_atto",
         )
     ],
+}  # fmt: skip
+EVERY_LOSS = {
     "losses": [f"--net vit_tiny --loss {loss}" for loss in loss_names()],
     "caches": [
         "--net vit_tiny --cache device", "--net vit_tiny --cache ram",
@@ -54,8 +56,14 @@ def image_folder(where, count):
 
 @check
 def waits(s):
-    """Steps 3 to 20 of every net, loss and cache, and tests, never wait for the GPU (set_sync_debug_mode)."""
+    """Steps 3 to 20 of every net, and tests, never wait for the GPU (set_sync_debug_mode)."""
     none_waits(s, EVERY_STEP)
+
+
+@check
+def caches(s):
+    """So with every loss and every cache."""
+    none_waits(s, EVERY_LOSS)
 
 
 @check
