@@ -135,7 +135,7 @@ def train_parser(documentation: str = "Train an image classifier.\n\npython trai
     device("--compile", choices=("auto", "on", "off"), default="auto",
            help="torch.compile net and loss; auto: for long runs on CUDA")
     device("--graph", choices=("auto", "on", "off"), default="auto",
-           help="replay a step as one CUDA graph, for one GPU that waits for launches; auto: off, for now")
+           help="replay a step as one CUDA graph; auto: on one GPU, for nets known to allow it (timm's are not)")
     device("--deterministic", action="store_true",
            help="deterministic kernels only, so that resuming is exact on CUDA too; slower")
     device("--threads", type=number(int, 0, 4096), default=0, metavar="N",

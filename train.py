@@ -135,7 +135,7 @@ def train(args, typed):
 def build(args, typed, world, stop, config=None):
     """Data, net, loss and optimiser by name, as the flags say; `config` is the resumed run's."""
     from engine.checkpoint import seed_everything
-    from engine.graph import why_not_graph
+    from engine.graph import choose_graph, why_not_graph
     from engine.identity import folder_of_test
     from engine.optim import build_optimizer
     from engine.precision import Precision, choose_compile, choose_kernels
@@ -152,8 +152,8 @@ def build(args, typed, world, stop, config=None):
     data, own = load_data(args, world, info, config or {})
     loss_options = {name: getattr(args, name) for name in loss_parameters(args.loss) if hasattr(args, name)}
     loss = make_loss(args, loss_options, data, info).to(world.device)
-    channels_last = net_facts(args.net).channels_last
-    net = make_net(args, data, weights, world.device, channels_last)
+    facts = net_facts(args.net)
+    net = make_net(args, data, weights, world.device, facts.channels_last)
     learning = [p for p in net.parameters() if p.requires_grad]
     optimizer = build_optimizer(args.opt, learning, args.lr, args.weight_decay, world.device)
 
@@ -162,14 +162,14 @@ def build(args, typed, world, stop, config=None):
     pays = world.device.type == "cuda" and total_steps >= COMPILE_FROM_STEPS and not args.eval_only
     compiled, notes = choose_compile(args.compile, world.device, pays)
     why_not = why_not_graph(precision, world.size, args.accumulate, args.clip_grad)
-    graphed = args.graph == "on" and not why_not and not args.eval_only
-    if args.graph == "on" and why_not:
-        if "graph" in typed:
-            raise UserError(f"--graph on: {why_not}; leave it out here")
-        notes.append(f"without a graph a step: {why_not}")  # a run that was begun elsewhere
+    if args.graph == "on" and why_not and "graph" in typed:  # not a run that was begun elsewhere
+        raise UserError(f"--graph on: {why_not}; leave it out here")
+    wanted = "off" if args.eval_only else args.graph
+    graphed, why = choose_graph(wanted, why_not, facts.recordable)
+    notes += why
     args.compile, args.graph = ("on" if x else "off" for x in (compiled, graphed))  # for when it is resumed
     trainer = Trainer(
-        net, loss, optimizer, world, precision, channels_last=channels_last, accumulate=args.accumulate,
+        net, loss, optimizer, world, precision, channels_last=facts.channels_last, accumulate=args.accumulate,
         clip_grad=args.clip_grad, ema=args.ema, compiled=compiled, graphed=graphed,
     )  # fmt: skip
     if not (info and args.eval_only):

@@ -14,7 +14,7 @@ from PIL import Image
 from data import build_data
 from engine.graph import WARM_UP
 from losses import build_loss, loss_names
-from models import list_models
+from models import list_models, net_facts
 
 # What must never wait: every family of nets, every loss, every cache. FOLDER: of image files.
 EVERY_STEP = {
@@ -32,13 +32,14 @@ EVERY_LOSS = {
         "--net vit_tiny --cache none --dataset folder:FOLDER --size 32 --workers 2",
     ],
 }  # fmt: skip
+SGD = "--opt sgd --lr 0.02"
 EVERY_OPTION = {
     "kinds of steps": [
         f"--net resnet18 {flags}"
         for flags in (
             "--randaug", "--clip-grad 1", "--accumulate 2", "--ema 0.99", "--opt sgd", "--mixup 0.2 --cutmix 1",
             "--label-smoothing 0.1", "--k-end 8", "--val-split 0.2", "--amp fp16", "--amp fp16 --clip-grad 1",
-            "--noamp", "--graph on", "--graph on --ema 0.99 --amp fp16", "--compile on",
+            "--noamp", "--graph on", "--graph on --ema 0.99 --amp fp16", "--compile on", "--compile on --graph on",
         )
     ],
 }  # fmt: skip
@@ -197,24 +198,38 @@ def exact_float32():
 
 @check
 def compiled(s):
-    """The losses of five steps and of a test after them, compiled and graphed, are the eager ones, in float32
-    without dropout."""
-    # Adam's first steps have the size of the learning rate for the smallest gradient, whose sign is rounding error
-    graph = (
-        [("adam --lr 0.001", "--graph on", 0.03), ("sgd --lr 0.02", "--graph on", 0.01)] if s.on_gpu else []
-    )
+    """The losses of five steps and of a test after them, compiled, are the eager ones, in float32 without dropout."""
     for net in ["vgg11"] if s.small else ["resnet18", "vgg11", "swin_tiny"]:
-        for opt, how, allowed in [("sgd --lr 0.02", "--compile on", 0.01), *graph]:
-            with s.case(f"{net} {how}"):
-                flags = f"--net {net} --bs 16 --noamp --opt {opt}"
-                got = []
-                for more in ("", how):
-                    job = job_of(s, f"{flags} {more}", 80)
-                    for module in job.trainer.net.modules():  # Inductor draws other random numbers
-                        for name in {"p", "drop_prob"} & vars(module).keys():
-                            setattr(module, name, 0.0)
-                    with exact_float32():
-                        got.append(losses_of(job, 5, WARM_UP + 2))
-                off = largest(abs(a - b) / abs(b) for a, b in zip(*got, strict=True))
-                s.rows.append({"net": net, "how": f"{how}, {opt}", "largest relative difference": off})
-                s.expect(off < allowed, f"{net} {how} --opt {opt}: {off:.2g} off")
+        for how in ["--compile on", *["--compile on --graph on"] * s.on_gpu]:
+            same_losses(s, f"--net {net} --noamp {SGD}", how)
+
+
+@check
+def graphed(s):
+    """Those of a step recorded as a CUDA graph too: every net of --graph auto, kind of step, loss and cache."""
+    need(s.on_gpu, "only CUDA has graphs")
+    nets = [f"--net {net} {SGD}" for net in list_models() if net_facts(net).recordable]
+    others = EVERY_LOSS["losses"] + EVERY_LOSS["caches"][1:] + EVERY_OPTION["kinds of steps"]
+    never = ("--graph", "--compile", "--accumulate", "--amp fp16 --clip-grad")  # or another check's
+    with tempfile.TemporaryDirectory() as folder:
+        image_folder(folder, 80)
+        for flags in nets + [flags for flags in others if not any(part in flags for part in never)]:
+            same_losses(s, flags.replace("FOLDER", folder), "--graph on")
+
+
+def same_losses(s, flags, how):
+    """Five steps and a test with these flags and the same with `how`: a row with the largest difference."""
+    with s.case(f"{flags} {how}"):
+        got = []
+        for more in ("", how):
+            job = job_of(s, f"--bs 16 {flags} {more}", 100 if "--val-split" in flags else 80)
+            for module in job.trainer.net.modules():  # Inductor draws other random numbers
+                for name in {"p", "drop_prob"} & vars(module).keys():
+                    setattr(module, name, 0.0)
+            with exact_float32():
+                got.append(losses_of(job, 5, WARM_UP + 2))
+        off = largest(abs(a - b) / abs(b) for a, b in zip(*got, strict=True))
+        # Adam's first steps have the size of the learning rate for the smallest gradient, whose sign is rounding error
+        allowed = 0.01 if SGD in flags else 0.03
+        s.rows.append({"flags": flags, "how": how, "largest relative difference": off})
+        s.expect(off < allowed, f"{flags} {how}: {off:.2g} off")

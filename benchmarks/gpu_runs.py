@@ -101,11 +101,12 @@ def resumed(s, kind):
     flags = ["--dataset", "digits", *kind, "--device", s.device.type, "--deterministic", "--threads", 1]
     shown = " ".join(map(str, kind))
     with Runs(*flags, "--save-every", 4) as runs:
-        for process in [runs.start("--run-name", name) for name in ("unbroken", "again")]:
-            runs.end(process)
-        s.expect(same_state(runs["unbroken"], runs["again"]), f"{shown}: two unbroken runs differ")
+        unbroken = [runs.start("--run-name", name) for name in ("unbroken", "again")]
         hows = {how.name: how for how in (signal.SIGTERM, signal.SIGKILL)}
         runs.stop(*[(name, runs.start("--run-name", name), how) for name, how in hows.items()])
+        for process in unbroken:
+            runs.end(process)
+        s.expect(same_state(runs["unbroken"], runs["again"]), f"{shown}: two unbroken runs differ")
         for name, process in [(name, runs.resume(name)) for name in hows]:
             said = runs.end(process)
             first, last = re.search(r"^run .*, step (\d+) of (\d+)$", said, re.MULTILINE).groups()

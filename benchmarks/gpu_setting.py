@@ -96,9 +96,10 @@ def need(condition, why):
 
 
 def job_of(s, flags, images=2048):
-    """The job that train.py builds for these flags, on random images."""
+    """The job that train.py builds for these flags, on random images; eager, unless they say otherwise."""
     register_random_images(images, 32)
-    args, typed = train.parse_args(["--dataset", "random", "--device", s.device.type, *flags.split()])
+    plain = ["--dataset", "random", "--device", s.device.type, "--compile", "off", "--graph", "off"]
+    args, typed = train.parse_args([*plain, *flags.split()])
     args.lr = args.lr or net_facts(args.net, args.pretrained).lr
     with contextlib.redirect_stdout(io.StringIO()):
         job = train.build(args, typed, World(args.device), SimpleNamespace(requested=False))

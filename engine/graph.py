@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from .precision import Precision
 
@@ -26,6 +27,22 @@ def why_not_graph(precision: Precision, processes: int, accumulate: int, clip_gr
     if clip_grad and precision.scaler.is_enabled():
         return "--clip-grad with float16 is not recorded; use --amp bf16 or off"
     return ""
+
+
+def choose_graph(wanted: str, why_not: str, recordable: bool) -> tuple[bool, list[str]]:
+    """Whether a step is a graph, and notes; `wanted` is "on", "off", or "auto": for nets known to be `recordable`.
+
+    A net that waits for the GPU inside would not survive the recording.
+    """
+    if wanted == "off" or (wanted == "auto" and not recordable):
+        return False, []
+    return not why_not, [f"without a graph a step: {why_not}"] if why_not and wanted == "on" else []
+
+
+def has_room() -> bool:
+    """Whether the GPU has room for a graph beside an eager step: each holds on to as much as the largest so far."""
+    free, _ = torch.cuda.mem_get_info()
+    return 2 * torch.cuda.max_memory_allocated() <= free + torch.cuda.memory_reserved()
 
 
 def make_capturable(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
@@ -50,7 +67,8 @@ class StepGraph:
     Notes
     -----
     What a replay returns is overwritten by the next one, of this graph or of one with the same `pool`. The first
-    ``WARM_UP`` steps of a shape are real steps, run on a stream of their own as `torch.cuda.graph` wants it.
+    ``WARM_UP`` steps of a shape are real steps, run on a stream of their own as `torch.cuda.graph` wants it. If the
+    GPU then has no room for a graph and a smaller batch beside it, nothing is recorded, and it says so.
     """
 
     def __init__(self, step: Callable[..., tuple], pool: object = None) -> None:
@@ -65,11 +83,14 @@ class StepGraph:
     def __call__(self, *inputs: Tensor) -> tuple:
         shapes = tuple((x.shape, x.dtype, x.stride()) for x in inputs)
         if self._shapes is None and self._seen[shapes] == WARM_UP:
-            self._record(inputs)
             self._shapes = shapes
-        if shapes != self._shapes:
+            if has_room():
+                self._record(inputs)
+            else:
+                tqdm.write("note    without a graph a step: the GPU's memory has no room for one")
+        if self._graph is None or shapes != self._shapes:
             self._seen[shapes] += 1
-            return self._aside(inputs) if self._graph is None else self._step(*inputs)
+            return self._aside(inputs) if self._shapes is None else self._step(*inputs)
         for held, new in zip(self._inputs, inputs, strict=True):
             held.copy_(new)
         self._graph.replay()

@@ -57,6 +57,8 @@ class Facts:
         Peak learning rate of Adam.
     channels_last : bool
         Whether it is fastest where a pixel's channels lie together.
+    recordable : bool
+        Whether its step is known to be one CUDA graph: it has been recorded and replayed on a GPU.
     """
 
     native_size: int | None = None
@@ -66,6 +68,7 @@ class Facts:
     crop_pct: float = 1.0
     lr: float = 1e-3
     channels_last: bool = True
+    recordable: bool = True
 
 
 CNN = Facts()

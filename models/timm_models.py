@@ -70,7 +70,8 @@ _TRANSFORMERS = frozenset(
 def timm_facts(name: str, pretrained: bool) -> Facts:
     """What timm's net wants: its file says what kind it is, its configuration what its weights expect."""
     file = timm.models.model_entrypoint(name.partition(".")[0]).__module__.rpartition(".")[2]
-    facts = TRANSFORMER if file in _TRANSFORMERS else CNN
+    # thousands of nets, some of which wait for the GPU inside
+    facts = replace(TRANSFORMER if file in _TRANSFORMERS else CNN, recordable=False)
     cfg = timm.get_pretrained_cfg(name)
     if cfg is None:
         return facts

@@ -256,7 +256,8 @@ if __name__ == "__main__":
         about = type("Properties", (), {"major": capability[0], "minor": capability[1], "name": "fake"})
         answers = {
             "is_available": True, "device_count": 1, "set_device": None, "current_device": 0, "_lazy_init": None,
-            "mem_get_info": (70 << 30, 80 << 30), "max_memory_allocated": 0, "get_device_capability": capability,
+            "mem_get_info": (70 << 30, 80 << 30), "max_memory_allocated": 0, "memory_reserved": 0,
+            "get_device_capability": capability,
             "get_device_name": "fake", "get_rng_state": None, "set_rng_state": None, "current_stream": _Stream(),
             "stream": contextlib.nullcontext(), "get_device_properties": about, "synchronize": None,
         }  # fmt: skip
@@ -283,11 +284,12 @@ if __name__ == "__main__":
             yield mode
 
     def build_job(flags: str, images: int):
-        """`train.build` on random images, ready for `train.train_one_epoch`."""
+        """`train.build` on random images, ready for `train.train_one_epoch`; eager, unless the flags say otherwise."""
         from measure import register_random_images
 
         register_random_images(images, 32)
-        args, typed = train.parse_args(["--dataset", "random", "--device", "cuda", *flags.split()])
+        plain = ["--dataset", "random", "--device", "cuda", "--graph", "off"]
+        args, typed = train.parse_args([*plain, *flags.split()])
         args.lr = args.lr or 1e-3
         stop = type("Stop", (), {"requested": False})
         with contextlib.redirect_stdout(io.StringIO()):

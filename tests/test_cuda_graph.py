@@ -11,12 +11,13 @@ from torch.utils._pytree import tree_leaves
 
 from engine import trainer as trainer_module
 from engine.distributed import World
-from engine.graph import WARM_UP, StepGraph, why_not_graph
+from engine.graph import WARM_UP, StepGraph, choose_graph, why_not_graph
 from engine.optim import build_optimizer
 from engine.precision import Precision
 from engine.scores import Scores
 from engine.trainer import Trainer
 from losses import build_loss
+from models import list_models, net_facts
 
 CPU = torch.device("cpu")
 
@@ -74,6 +75,7 @@ def graphs(monkeypatch):
     for name, value in {
         "CUDAGraph": Recording, "graph": record, "Stream": stream, "current_stream": stream,
         "stream": lambda s: contextlib.nullcontext(), "graph_pool_handle": lambda: "pool",
+        "mem_get_info": lambda: (90, 100), "max_memory_allocated": lambda: 46, "memory_reserved": lambda: 2,
     }.items():  # fmt: skip
         monkeypatch.setattr(torch.cuda, name, value)
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda self, s: None)
@@ -163,6 +165,27 @@ def test_the_first_steps_run_aside_and_a_shape_seen_later_is_never_recorded(grap
     assert ran.count(4) == WARM_UP + 1 and ran.count(3) == WARM_UP + 3 and len(graphs) == 1
     # one stream, whose memory is used again; and none for what is left over in later epochs
     assert len(streams) == 2 * WARM_UP and len(set(streams)) == 1
+
+
+def test_without_room_for_a_graph_beside_a_smaller_batch_steps_go_on_as_they_are(graphs, monkeypatch, capsys):
+    plain = train(False)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 1)  # 91 of the 2 · 46 that it takes
+    assert same(plain, train(True)) and not graphs
+    said = capsys.readouterr()
+    assert (said.out + said.err).count(
+        "note    without a graph a step: the GPU's memory has no room for one"
+    ) == 2
+
+
+def test_auto_is_for_nets_that_are_known_to_allow_it():
+    for wanted, why_not, recordable, graphed, noted in (
+        ("auto", "", True, True, False), ("auto", "", False, False, False), ("auto", "x", True, False, False),
+        ("on", "", False, True, False), ("on", "x", True, False, True), ("off", "", True, False, False),
+    ):  # fmt: skip
+        got, notes = choose_graph(wanted, why_not, recordable)
+        assert (got, bool(notes)) == (graphed, noted), (wanted, why_not, recordable)
+    known = {net: net_facts(net).recordable for net in [*list_models(), "timm:resnet18"]}
+    assert [net for net in known if not known[net]] == ["vit_timm", "timm:resnet18"]
 
 
 def test_where_a_step_is_no_graph_it_is_said_why():

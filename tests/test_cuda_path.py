@@ -143,9 +143,9 @@ def test_a_run_starts_stops_continues_and_is_tested(stand_in, tmp_path):
     stopped, resumed, tested, fell_back, refused = done
     assert stopped["code"] == 143 and "stopped at step 1 of 4; continue with --resume" in stopped["said"]
     assert resumed["code"] == 0 and "step 1 of 4" in resumed["said"], resumed["said"]
-    assert "1 × cuda, bfloat16" in resumed["said"]
+    assert "1 × cuda, bfloat16, a graph a step" in resumed["said"]
     config = json.loads((tmp_path / "runs/a/config.json").read_text())  # a resumed run computes as it did
-    assert (config["deterministic"], config["compile"], config["graph"]) == (True, "off", "off")
+    assert (config["deterministic"], config["compile"], config["graph"]) == (True, "off", "on")
     with open(tmp_path / "runs/a/metrics.csv") as file:
         assert [row["step"] for row in csv.DictReader(file)] == ["2", "4"]
     weights = torch.load(tmp_path / "runs/a/best.pt", weights_only=True)["model"].values()
