@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 REDUCTIONS = ("mean", "sum", "none")
+FEW_LOGITS = 2**22  # a GPU takes longer to be told to go over so many once more than to do it
 is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)  # torch 2.6 does not say
 
 
@@ -163,6 +164,7 @@ def class_loss(
     target: Tensor,
     *,
     pair: Callable[[Tensor, float | Tensor], tuple[Tensor, Tensor]] | None = None,
+    of_log_p: Callable[[Tensor], Tensor] | None = None,
     weight: Tensor | None = None,
     ignore_index: int = -100,
     reduction: str = "mean",
@@ -179,6 +181,9 @@ def class_loss(
     pair : callable, optional
         f φ and f φ′ of ℓ and a factor f (a number or a tensor) as two new tensors, without autograd: makes
         class indices faster.
+    of_log_p : callable, optional
+        x ↦ −s φ(−x) of the log-probabilities of all classes as one operation of torch's: makes class indices faster
+        where a GPU waits for the host to launch operations.
     logits : Tensor, shape (C,), (N, C) or (N, C, d1, …)
     target : Tensor
         Class indices, shape (), (N,) or (N, d1, …); or class probabilities in the shape of `logits`.
@@ -232,6 +237,10 @@ def class_loss(
         # As in torch, probabilities are averaged over samples; the class weights do not enter the mean.
         return _reduce(loss, scale, loss.numel(), reduction)
 
+    if of_log_p is not None and not label_smoothing and _is_bound_by_launches(logits):
+        each = of_log_p(torch.log_softmax(logits, class_dim))
+        return F.nll_loss(each, target, weight, ignore_index=ignore_index, reduction=reduction)
+
     counted = target != ignore_index
     total = counted
     if weight is not None:
@@ -248,6 +257,11 @@ def class_loss(
         smooth = _sum_over_classes(phi, logits, 1 / logits.shape[class_dim], weight, class_dim)
         loss = (1 - label_smoothing) * loss + label_smoothing * smooth.masked_fill(~counted, 0.0)
     return _reduce(loss, scale, denominator, reduction)
+
+
+def _is_bound_by_launches(logits: Tensor) -> bool:
+    """Whether so few logits are on a GPU that the number of operations is what counts; compilers see to that."""
+    return logits.is_cuda and logits.numel() <= FEW_LOGITS and not _is_transformed()
 
 
 def _is_differentiated_plainly(logits: Tensor, *constants) -> bool:

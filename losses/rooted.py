@@ -32,6 +32,7 @@ from .base import (
     has_values,
 )
 
+aten = torch.ops.aten
 # expm1 is continued linearly for this long before it saturates. Logits of 1e7 are beyond any use; without
 # an end, a slope of e^70 times the largest float32 logit would be infinite.
 LINEAR_RANGE = 2.0**24
@@ -192,12 +193,17 @@ def root_loss(
     (1 − p^q)/q, is this loss at k = m = 1/q).
     """
     k, m = _check(k, m)
+    # m expm1(x/k), as x ≤ 0
+    of_log_p = (
+        None if isinstance(k, Tensor) or isinstance(m, Tensor) else lambda x: aten.elu(x, m, 1.0, 1.0 / k)
+    )
     return class_loss(
         lambda ell: one_minus_exp(times(ell, -1.0 / k)),
         m,
         logits,
         target,
         pair=None if are_learned(k) else lambda ell, m: root_pair(ell, k, m),
+        of_log_p=of_log_p,
         weight=weight,
         ignore_index=ignore_index,
         reduction=reduction,

@@ -35,10 +35,10 @@ class Attention(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        qkv = rearrange(
-            self.qkv(self.norm(tokens)), "b n (three h d) -> three b h n d", three=3, h=self.heads
-        )
-        mixed = self.attend(*qkv.unbind(0))
+        # cut before it is reshaped: the gradients of three parts are then joined by one copy, not by two
+        parts = self.qkv(self.norm(tokens)).chunk(3, dim=-1)
+        q, k, v = (rearrange(part, "b n (h d) -> b h n d", h=self.heads) for part in parts)
+        mixed = self.attend(q, k, v)
         return self.dropout(self.out(rearrange(mixed, "b h n d -> b n (h d)")))
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

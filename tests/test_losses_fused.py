@@ -1,12 +1,15 @@
 """The fused node of root, rlo and focal against the plain operations, finite differences and closed forms."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 import losses
+import losses.base
+import losses.rooted
 from losses import focal_loss, rlo_loss, root_loss
 
 
@@ -74,6 +77,40 @@ def test_the_fused_node_equals_the_plain_operations(name, case, monkeypatch):
                 torch.testing.assert_close(
                     x, c, rtol=1e-11, atol=1e-12, equal_nan=True, msg=f"{shape} {order}"
                 )
+
+
+@pytest.mark.parametrize("case", [*FUSED_CASES, "none"])
+def test_root_as_one_operation_on_all_classes_equals_the_plain_operations(case, monkeypatch):
+    """As on a GPU that waits for the host, to the third derivative; never where a compiler or a transform looks on."""
+    options, ran = FUSED_CASES.get(case, {"reduction": "none"}), []
+    elu = losses.rooted.aten.elu
+    monkeypatch.setattr(
+        losses.rooted, "aten", SimpleNamespace(elu=lambda *a: ran.append(1) or elu(*a)), raising=True
+    )
+    for shape in ((5,), (6, 5), (2, 5, 3)):
+        g = torch.Generator().manual_seed(len(shape))
+        logits = torch.randn(shape, generator=g, dtype=torch.float64) * 4
+        if len(shape) == 2:
+            logits[0], logits[1] = logits[0] * 1e4, 0
+        target = torch.randint(5, shape[:1] + shape[2:] if len(shape) > 1 else (), generator=g)
+
+        def loss(z, target, **options):
+            return root_loss(z, target, 2.5, 1.5, **options).sum()
+
+        plain = derivatives(loss, logits, target, **options)
+        assert not ran
+        with monkeypatch.context() as patch:
+            patch.setattr(losses.base, "_is_bound_by_launches", lambda x: not losses.base._is_transformed())
+            got = derivatives(loss, logits, target, **options)
+            assert ran
+            ran.clear()
+            torch.func.grad(loss)(logits, target)
+            root_loss(logits, target, torch.tensor(2.5), label_smoothing=0.1)
+            assert not ran
+        for a, b in zip(got, plain, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-12, equal_nan=True)
+            if math.isnan(plain[0]):
+                break  # a mean over no sample
 
 
 @pytest.mark.parametrize("name", FUSED)
