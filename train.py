@@ -21,7 +21,7 @@ from common import EXIT_DIVERGED, UserError
 from engine.cli import one_line_errors
 from flags import FREE_ON_RESUME, OF_THE_LOSS, OF_THE_TRAINING_IMAGES, one_name, parse_train, train_parser
 
-# Compiling takes a minute or so; --compile auto spends it only on runs that have the steps to earn it back.
+# Compiling takes 10 to 60 s; --compile auto spends it only on runs that have the steps to earn it back.
 COMPILE_FROM_STEPS = 2000
 QUICK = 2  # steps, and test batches
 
