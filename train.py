@@ -165,7 +165,8 @@ def build(args, typed, world, stop, config=None):
     if args.graph == "on" and why_not and "graph" in typed:  # not a run that was begun elsewhere
         raise UserError(f"--graph on: {why_not}; leave it out here")
     wanted = "off" if args.eval_only else args.graph
-    graphed, why = choose_graph(wanted, why_not, facts.recordable)
+    fused = optimizer.defaults.get("fused", False)  # and never waits; another library's may
+    graphed, why = choose_graph(wanted, why_not, facts.recordable and fused)
     notes += why
     args.compile, args.graph = ("on" if x else "off" for x in (compiled, graphed))  # for when it is resumed
     trainer = Trainer(

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from .precision import Precision
+from common import UserError, one_line
+
+from .precision import Precision, is_out_of_memory
 
 WARM_UP = 3  # steps before recording: they make the optimiser's state, cuDNN's choices and compiled code
 
@@ -30,9 +32,9 @@ def why_not_graph(precision: Precision, processes: int, accumulate: int, clip_gr
 
 
 def choose_graph(wanted: str, why_not: str, recordable: bool) -> tuple[bool, list[str]]:
-    """Whether a step is a graph, and notes; `wanted` is "on", "off", or "auto": for nets known to be `recordable`.
+    """Whether a step is a graph, and notes; `wanted` is "on", "off", or "auto": where it is known to be `recordable`.
 
-    A net that waits for the GPU inside would not survive the recording.
+    A net or an optimiser that waits for the GPU inside would not survive the recording.
     """
     if wanted == "off" or (wanted == "auto" and not recordable):
         return False, []
@@ -112,6 +114,15 @@ class StepGraph:
     def _record(self, inputs: tuple[Tensor, ...]) -> None:
         self._inputs = [x.clone(memory_format=torch.preserve_format) for x in inputs]
         self._graph = torch.cuda.CUDAGraph()
-        # thread_local: what loaders' threads ask of CUDA meanwhile is none of this
-        with torch.cuda.graph(self._graph, self._pool, capture_error_mode="thread_local"):
-            self._outputs = self._step(*self._inputs)
+        try:
+            # thread_local: what loaders' threads ask of CUDA meanwhile is none of this
+            with torch.cuda.graph(self._graph, self._pool, capture_error_mode="thread_local"):
+                self._outputs = self._step(*self._inputs)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            # CUDA and torch's random numbers are between two states now: nothing can go on from here
+            why = one_line(error, 160)
+            raise UserError(
+                f"this step cannot be recorded as a CUDA graph ({why}): use --graph off"
+            ) from error

@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from common import UserError
 from engine import trainer as trainer_module
 from engine.distributed import World
 from engine.graph import WARM_UP, StepGraph, choose_graph, why_not_graph
@@ -175,6 +176,22 @@ def test_without_room_for_a_graph_beside_a_smaller_batch_steps_go_on_as_they_are
     assert (said.out + said.err).count(
         "note    without a graph a step: the GPU's memory has no room for one"
     ) == 2
+
+
+def test_a_step_that_cannot_be_recorded_is_refused_in_one_line(graphs, monkeypatch):
+    @contextlib.contextmanager
+    def record(*_, **__):
+        yield
+        raise RuntimeError(f"{why}\nCompile with `TORCH_USE_CUDA_DSA`")
+
+    monkeypatch.setattr(torch.cuda, "graph", record)
+    why = "CUDA error: operation not permitted when stream is capturing"
+    with pytest.raises(UserError, match=rf"CUDA graph \({why}.*\): use --graph off") as refused:
+        train(True)
+    assert "\n" not in str(refused.value)
+    why = "CUDA error: out of memory"  # has a line of its own
+    with pytest.raises(RuntimeError, match=why):
+        train(True)
 
 
 def test_auto_is_for_nets_that_are_known_to_allow_it():
