@@ -42,9 +42,10 @@ def choose_graph(wanted: str, why_not: str, recordable: bool) -> tuple[bool, lis
 
 
 def has_room() -> bool:
-    """Whether the GPU has room for a graph beside an eager step: each holds on to as much as the largest so far."""
+    """Whether the GPU has room for a graph beside an eager step of a smaller batch: each takes what steps took."""
+    stays, peak = torch.cuda.memory_allocated(), torch.cuda.max_memory_allocated()
     free, _ = torch.cuda.mem_get_info()
-    return 2 * torch.cuda.max_memory_allocated() <= free + torch.cuda.memory_reserved()
+    return stays + 2 * (peak - stays) <= free + torch.cuda.memory_reserved()
 
 
 def make_capturable(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
