@@ -193,10 +193,12 @@ def root_loss(
     (1 − p^q)/q, is this loss at k = m = 1/q).
     """
     k, m = _check(k, m)
-    # m expm1(x/k), as x ≤ 0
-    of_log_p = (
-        None if isinstance(k, Tensor) or isinstance(m, Tensor) else lambda x: aten.elu(x, m, 1.0, 1.0 / k)
-    )
+    of_log_p = None
+    if not (isinstance(k, Tensor) or isinstance(m, Tensor)):
+
+        def of_log_p(x: Tensor) -> Tensor:
+            return aten.elu(x, m, 1.0, 1.0 / k)  # m expm1(x/k), as x ≤ 0
+
     return class_loss(
         lambda ell: one_minus_exp(times(ell, -1.0 / k)),
         m,
