@@ -128,7 +128,8 @@ def _why_not(function: Callable[[torch.Tensor], torch.Tensor], device: torch.dev
             torch.compile(function, dynamic=False)(torch.ones(8, device=device))
     except Exception as error:  # no compiler, no Triton, a GPU too old, …: each has an error of its own
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        lines = [line for line in lines if not line.startswith("backend=")]  # torch 2.6: which raised what follows
+        # torch 2.6 begins with which backend raised what follows
+        lines = [line for line in lines if not line.startswith("backend=")]
         return (lines[0] if lines else type(error).__name__)[:160]
     finally:
         torch._dynamo.reset()

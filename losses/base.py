@@ -12,7 +12,9 @@ from numbers import Real
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
+_functorch = torch._C._functorch
 REDUCTIONS = ("mean", "sum", "none")
 FEW_LOGITS = 2**22  # a GPU takes longer to be told to go over so many once more than to do it
 is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)  # torch 2.6 does not say
@@ -104,7 +106,7 @@ class _Summed(torch.autograd.Function):
 
 def _is_batched(x: Tensor) -> bool:
     """Whether vmap, torch.func's or that of autograd's batched gradients, has x stand for many."""
-    return torch._C._functorch.is_batchedtensor(x) or torch._C._functorch.is_legacy_batchedtensor(x)
+    return _functorch.is_batchedtensor(x) or _functorch.is_legacy_batchedtensor(x)
 
 
 def _is_transformed() -> bool:
@@ -116,15 +118,20 @@ def _is_transformed() -> bool:
 
 def are_learned(*numbers: float | Tensor | None) -> bool:
     """Whether one of them is a tensor that asks for its gradient."""
-    return any(isinstance(n, Tensor) and n.requires_grad for n in numbers)
+    for n in numbers:  # no generator: what a loss costs the host counts
+        if isinstance(n, Tensor) and n.requires_grad:
+            return True
+    return False
 
 
 def has_values(x: Tensor) -> bool:
     """Whether the host can look at `x` without waiting for a device, and nobody records what it does then."""
-    if _is_transformed():
-        return False
-    plain = type(x) is Tensor or type(x) is nn.Parameter
-    return plain and x.device.type == "cpu" and not torch._C._len_torch_dispatch_stack()
+    return x.is_cpu and not _is_transformed() and _is_plain(x)
+
+
+def _is_plain(x: Tensor) -> bool:
+    """Whether `x` is no subclass of a tensor, and no mode of torch's dispatch looks on."""
+    return (type(x) is Tensor or type(x) is nn.Parameter) and not torch._C._len_torch_dispatch_stack()
 
 
 def _is_compiled_for_training() -> bool:
@@ -241,14 +248,10 @@ def class_loss(
         each = of_log_p(torch.log_softmax(logits, class_dim))
         return F.nll_loss(each, target, weight, ignore_index=ignore_index, reduction=reduction)
 
-    counted = target != ignore_index
-    total = counted
-    if weight is not None:
-        # A dimension more, as vmap cannot index with a sample's single label.
-        total = weight[torch.where(counted, target, 0).long().unsqueeze(0)].squeeze(0) * counted
     if pair is not None and not label_smoothing and reduction != "none" and target.numel():
         if _is_differentiated_plainly(logits, weight, scale):
-            return _summed(phi, pair, scale, logits, target, counted, total, ignore_index, reduction)
+            return _summed(phi, pair, scale, logits, target, weight, ignore_index, reduction)
+    counted, total = _counted(target, weight, ignore_index)
     denominator = total.sum(dtype=logits.dtype) if reduction == "mean" else 1
     cross_entropy = F.cross_entropy(logits, target, ignore_index=ignore_index, reduction="none")
     faster = pair is not None and _is_compiled_for_training()
@@ -264,22 +267,36 @@ def _is_bound_by_launches(logits: Tensor) -> bool:
     return logits.is_cuda and logits.numel() <= FEW_LOGITS and not _is_transformed()
 
 
+def _counted(target: Tensor, weight: Tensor | None, ignore_index: int) -> tuple[Tensor, Tensor]:
+    """Which samples count, and with which weight; without weights both are one tensor."""
+    counted = target != ignore_index
+    if weight is None:
+        return counted, counted
+    # A dimension more, as vmap cannot index with a sample's single label.
+    return counted, weight[torch.where(counted, target, 0).long().unsqueeze(0)].squeeze(0) * counted
+
+
 def _is_differentiated_plainly(logits: Tensor, *constants) -> bool:
     """Whether gradients are asked for, by autograd's reverse mode, and in the logits alone."""
-    if _is_transformed() or torch.autograd.forward_ad._current_level >= 0:
+    if not logits.requires_grad or not torch.is_grad_enabled() or are_learned(*constants):
         return False
-    return logits.requires_grad and torch.is_grad_enabled() and not are_learned(*constants)
+    return forward_ad._current_level < 0 and not _is_transformed()
 
 
-def _summed(phi, pair, scale, logits, target, counted, total, ignore_index, reduction):
-    """The sum or mean over class indices by :class:`_Summed`."""
-    mask = counted
-    if total is counted and has_values(target) and (n := int(counted.count_nonzero())):
-        mask = None if n == target.numel() else counted
+def _summed(phi, pair, scale, logits, target, weight, ignore_index, reduction):
+    """The sum or mean over class indices by :class:`_Summed`; its caller has seen that nothing is transformed."""
+    on_host = weight is None and target.is_cpu and _is_plain(target)
+    if on_host and ignore_index < 0 <= int(target.min()):
+        mask, n = None, target.numel()
+    else:
+        mask, total = _counted(target, weight, ignore_index)
+        n = int(mask.count_nonzero()) if on_host else 0
+    if n:
+        mask = None if n == target.numel() else mask
         factor = scale / n if reduction == "mean" else scale
     else:
         factor = scale / total.sum(dtype=logits.dtype) if reduction == "mean" else scale
-        factor = factor if total is counted else total * factor
+        factor = factor if weight is None else total * factor
     return _Summed.apply(logits, target, mask, factor, phi, pair, ignore_index)[0]
 
 

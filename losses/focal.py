@@ -30,12 +30,15 @@ def _bounds(dtype: torch.dtype) -> tuple[float, float]:
     return info.tiny**0.75, info.max**0.5
 
 
+_BOUNDS = {dtype: _bounds(dtype) for dtype in (torch.float32, torch.float64)}
+
+
 def _pair(ell: Tensor, gamma: float, alpha: float | Tensor = 1.0) -> tuple[Tensor, Tensor]:
     """φ and φ′ = α (1 − p)^(γ − 1) (1 − p + γ p ℓ) of :func:`focal_from_ce`, without autograd."""
-    ell = ell.clamp(*_bounds(ell.dtype))
+    ell = ell.clamp(*_BOUNDS[ell.dtype])
     p = -ell
     wrong = torch.expm1(p).neg_()
-    power = wrong.pow(gamma - 1).mul_(alpha)
+    power = wrong * alpha if gamma == 2 else wrong.pow(gamma - 1).mul_(alpha)
     slope = torch.addcmul(wrong, ell, p.exp_(), value=gamma).mul_(power)
     return ell.mul_(wrong).mul_(power), slope
 

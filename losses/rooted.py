@@ -45,14 +45,15 @@ def exact_range(dtype: torch.dtype, k: float | Tensor, m: float | Tensor) -> flo
     what the logits' gradient is made of, does too. At k = m = 3: 10.9 in fp16, whose numbers end at 65504,
     70 in bf16 and fp32, 691 in fp64. Never below 0: at an m or m/k so large the loss is (m/k) ℓ throughout.
     """
-    computed_in = torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+    largest = torch.finfo(dtype).max
+    largest_sum = torch.finfo(torch.float32).max if dtype in (torch.float16, torch.bfloat16) else largest
     if isinstance(k, Tensor) or isinstance(m, Tensor):  # logarithms, which float32 can hold
         k, m = torch.as_tensor(k), torch.as_tensor(m)
-        value = math.log(torch.finfo(computed_in).max / LINEAR_RANGE) - m.log().clamp(min=0)
-        slope = math.log(torch.finfo(dtype).max) - (m / k).log().clamp(min=0)
+        value = math.log(largest_sum / LINEAR_RANGE) - m.log().clamp(min=0)
+        slope = math.log(largest) - (m / k).log().clamp(min=0)
         return (torch.minimum(value, slope) - 0.2).clamp(min=0)
-    largest_value = torch.finfo(computed_in).max / LINEAR_RANGE / max(m, 1.0)
-    largest_slope = torch.finfo(dtype).max / max(m / k, 1.0)
+    largest_value = largest_sum / LINEAR_RANGE / max(m, 1.0)
+    largest_slope = largest / max(m / k, 1.0)
     return max(math.log(min(largest_value, largest_slope)) - 0.2, 0.0)
 
 
@@ -94,10 +95,9 @@ def rlo_pair(
 ) -> tuple[Tensor, Tensor]:
     """φ and φ′ of :func:`rlo_from_ce` with its `start`, for where autograd does not look."""
     x = ell * (1.0 / k)
-    if has_values(x) and x.numel() and float(x.amax()) <= start:
-        value = x.expm1_()
-        slope = (value + 1).mul_(m / k)
-        return value.mul_(m), slope
+    if has_values(x) and x.numel() and x.amax().item() <= start:
+        slope = x.exp().mul_(m / k)
+        return x.expm1_().mul_(m), slope
     value = x.clamp(max=start).expm1_()
     slope = (value + 1).mul_(m / k).masked_fill_(x > start + LINEAR_RANGE, 0.0)
     line = x.sub_(start).clamp_(0.0, LINEAR_RANGE)
