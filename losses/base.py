@@ -16,7 +16,7 @@ from torch.autograd import forward_ad
 
 _functorch = torch._C._functorch
 REDUCTIONS = ("mean", "sum", "none")
-FEW_LOGITS = 2**22  # a GPU takes longer to be told to go over so many once more than to do it
+FEW_LOGITS = 2**20  # a GPU takes longer to be told to go over so many once more than to do it
 is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)  # torch 2.6 does not say
 
 
@@ -189,8 +189,8 @@ def class_loss(
         f φ and f φ′ of ℓ and a factor f (a number or a tensor) as two new tensors, without autograd: makes
         class indices faster.
     of_log_p : callable, optional
-        x ↦ −s φ(−x) of the log-probabilities of all classes as one operation of torch's: makes class indices faster
-        where a GPU waits for the host to launch operations.
+        x ↦ −s φ(−x) of the log-probabilities of all classes, −∞ included, in few operations of torch's: makes class
+        indices faster where a GPU waits for the host to launch operations.
     logits : Tensor, shape (C,), (N, C) or (N, C, d1, …)
     target : Tensor
         Class indices, shape (), (N,) or (N, d1, …); or class probabilities in the shape of `logits`.

@@ -82,12 +82,23 @@ def focal_loss(
     Lin, Goyal, Girshick, He, Dollár: Focal Loss for Dense Object Detection, ICCV 2017, arXiv 1708.02002.
     """
     alpha, gamma = _check(alpha, gamma)
+
+    def of_log_p(x: Tensor) -> Tensor:
+        low, high = _BOUNDS[x.dtype]
+        x = F.hardtanh(x, -high, -low)
+        wrong = torch.ops.aten.elu(x, -(alpha ** (1 / gamma)), 1.0, 1.0)  # α^(1/γ) (1 − e^x), as x ≤ 0
+        return wrong.pow(gamma) * x
+
+    few = (
+        not isinstance(alpha, Tensor) and not isinstance(gamma, Tensor) and gamma >= 1
+    )  # α^(1/γ) is a number
     return class_loss(
         lambda ell: focal_from_ce(ell, 1.0, gamma),
         alpha,
         logits,
         target,
         pair=None if isinstance(gamma, Tensor) else lambda ell, alpha: _pair(ell, gamma, alpha),
+        of_log_p=of_log_p if few else None,
         weight=weight,
         ignore_index=ignore_index,
         reduction=reduction,

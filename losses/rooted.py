@@ -193,11 +193,9 @@ def root_loss(
     (1 − p^q)/q, is this loss at k = m = 1/q).
     """
     k, m = _check(k, m)
-    of_log_p = None
-    if not (isinstance(k, Tensor) or isinstance(m, Tensor)):
 
-        def of_log_p(x: Tensor) -> Tensor:
-            return aten.elu(x, m, 1.0, 1.0 / k)  # m expm1(x/k), as x ≤ 0
+    def of_log_p(x: Tensor) -> Tensor:
+        return aten.elu(x, m, 1.0, 1.0 / k)  # m expm1(x/k), as x ≤ 0
 
     return class_loss(
         lambda ell: one_minus_exp(times(ell, -1.0 / k)),
@@ -205,7 +203,7 @@ def root_loss(
         logits,
         target,
         pair=None if are_learned(k) else lambda ell, m: root_pair(ell, k, m),
-        of_log_p=of_log_p,
+        of_log_p=None if isinstance(k, Tensor) or isinstance(m, Tensor) else of_log_p,
         weight=weight,
         ignore_index=ignore_index,
         reduction=reduction,
@@ -259,12 +257,19 @@ def rlo_loss(
     """
     k, m = _check(k, m)
     start = exact_range(logits.dtype, k, m)
+
+    def of_log_p(x: Tensor) -> Tensor:
+        line = F.softshrink(F.hardtanh(x, -k * (start + LINEAR_RANGE), 1.0), k * start)
+        below = aten.elu(F.hardtanh(x, -k * start, 1.0), -m, 1.0, -1.0 / k)  # −m expm1(−x/k), as x ≤ 0
+        return torch.add(below, line, alpha=m / k * math.exp(start))
+
     return class_loss(
         lambda ell: expm1_then_linear(times(ell, 1.0 / k), start),
         m,
         logits,
         target,
         pair=None if are_learned(k, m) else lambda ell, m: rlo_pair(ell, k, start, m),
+        of_log_p=None if isinstance(k, Tensor) or isinstance(m, Tensor) else of_log_p,
         weight=weight,
         ignore_index=ignore_index,
         reduction=reduction,
