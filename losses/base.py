@@ -126,7 +126,7 @@ def are_learned(*numbers: float | Tensor | None) -> bool:
 
 def has_values(x: Tensor) -> bool:
     """Whether the host can look at `x` without waiting for a device, and nobody records what it does then."""
-    return x.is_cpu and not _is_transformed() and _is_plain(x)
+    return not _is_transformed() and x.is_cpu and _is_plain(x)
 
 
 def _is_plain(x: Tensor) -> bool:
