@@ -15,6 +15,7 @@ arXiv 2310.03890 (2023). Zhang, Sabuncu: Generalized Cross Entropy Loss for Trai
 with Noisy Labels, NeurIPS 2018 (``root`` at k = 1/q, m = k).
 """
 
+import functools
 import math
 
 import torch
@@ -257,24 +258,28 @@ def rlo_loss(
     """
     k, m = _check(k, m)
     start = exact_range(logits.dtype, k, m)
-
-    def of_log_p(x: Tensor) -> Tensor:
-        line = F.softshrink(F.hardtanh(x, -k * (start + LINEAR_RANGE), 1.0), k * start)
-        below = aten.elu(F.hardtanh(x, -k * start, 1.0), -m, 1.0, -1.0 / k)  # −m expm1(−x/k), as x ≤ 0
-        return torch.add(below, line, alpha=m / k * math.exp(start))
-
+    of_log_p = None
+    if isinstance(k, float) and isinstance(m, float) and isinstance(start, float):
+        of_log_p = functools.partial(_rlo_of_log_p, k=k, start=start, m=m)
     return class_loss(
         lambda ell: expm1_then_linear(times(ell, 1.0 / k), start),
         m,
         logits,
         target,
         pair=None if are_learned(k, m) else lambda ell, m: rlo_pair(ell, k, start, m),
-        of_log_p=None if isinstance(k, Tensor) or isinstance(m, Tensor) else of_log_p,
+        of_log_p=of_log_p,
         weight=weight,
         ignore_index=ignore_index,
         reduction=reduction,
         label_smoothing=label_smoothing,
     )
+
+
+def _rlo_of_log_p(x: Tensor, k: float, start: float, m: float) -> Tensor:
+    """−m φ(−x) of the log-probabilities x of all classes: see ``of_log_p`` of :func:`losses.base.class_loss`."""
+    line = F.softshrink(F.hardtanh(x, -k * (start + LINEAR_RANGE), 1.0), k * start)
+    below = aten.elu(F.hardtanh(x, -k * start, 1.0), -m, 1.0, -1.0 / k)  # −m expm1(−x/k), as x ≤ 0
+    return torch.add(below, line, alpha=m / k * math.exp(start))
 
 
 def rooted_logistic_loss(
