@@ -63,13 +63,13 @@ def waits(s):
 
 @check
 def caches(s):
-    """So with every loss and every cache."""
+    """Nor do steps with every loss and every cache wait."""
     none_waits(s, EVERY_LOSS)
 
 
 @check
 def options(s):
-    """So with every kind of step: clipped, accumulated, mixed, averaged, fp16, float32, graphed, compiled, …"""
+    """Nor does any kind of step: clipped, accumulated, mixed, averaged, fp16, float32, graphed, compiled, …"""
     none_waits(s, EVERY_OPTION)
 
 
@@ -206,7 +206,8 @@ def compiled(s):
 
 @check
 def graphed(s):
-    """Those of a step recorded as a CUDA graph too: every net of --graph auto, kind of step, loss and cache."""
+    """Steps and tests recorded as CUDA graphs have the eager losses: every net of --graph auto, kind of step, loss
+    and cache."""
     need(s.on_gpu, "only CUDA has graphs")
     nets = [f"--net {net} {SGD}" for net in list_models() if net_facts(net).recordable]
     others = EVERY_LOSS["losses"] + EVERY_LOSS["caches"][1:] + EVERY_OPTION["kinds of steps"]

@@ -122,7 +122,7 @@ class StepGraph:
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise
-            # CUDA and torch's random numbers are between two states now: nothing can go on from here
+            # CUDA and torch's random numbers are between two states now: nothing can continue from here
             why = one_line(error, 160)
             raise UserError(
                 f"this step cannot be recorded as a CUDA graph ({why}): use --graph off"

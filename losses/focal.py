@@ -1,5 +1,7 @@
 """The focal loss of Lin et al., with the arguments of ``nn.CrossEntropyLoss``."""
 
+import functools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -82,28 +84,29 @@ def focal_loss(
     Lin, Goyal, Girshick, He, Dollár: Focal Loss for Dense Object Detection, ICCV 2017, arXiv 1708.02002.
     """
     alpha, gamma = _check(alpha, gamma)
-
-    def of_log_p(x: Tensor) -> Tensor:
-        low, high = _BOUNDS[x.dtype]
-        x = F.hardtanh(x, -high, -low)
-        wrong = torch.ops.aten.elu(x, -(alpha ** (1 / gamma)), 1.0, 1.0)  # α^(1/γ) (1 − e^x), as x ≤ 0
-        return wrong.pow(gamma) * x
-
-    few = (
-        not isinstance(alpha, Tensor) and not isinstance(gamma, Tensor) and gamma >= 1
-    )  # α^(1/γ) is a number
+    of_log_p = None
+    if isinstance(alpha, float) and isinstance(gamma, float) and gamma >= 1:  # below, α^(1/γ) may be 0 or ∞
+        of_log_p = functools.partial(_of_log_p, alpha=alpha, gamma=gamma)
     return class_loss(
         lambda ell: focal_from_ce(ell, 1.0, gamma),
         alpha,
         logits,
         target,
         pair=None if isinstance(gamma, Tensor) else lambda ell, alpha: _pair(ell, gamma, alpha),
-        of_log_p=of_log_p if few else None,
+        of_log_p=of_log_p,
         weight=weight,
         ignore_index=ignore_index,
         reduction=reduction,
         label_smoothing=label_smoothing,
     )
+
+
+def _of_log_p(x: Tensor, alpha: float, gamma: float) -> Tensor:
+    """−α φ(−x) of the log-probabilities x of all classes: see ``of_log_p`` of :func:`losses.base.class_loss`."""
+    low, high = _BOUNDS[x.dtype]
+    x = F.hardtanh(x, -high, -low)
+    wrong = torch.ops.aten.elu(x, -(alpha ** (1 / gamma)), 1.0, 1.0)  # α^(1/γ) (1 − e^x), as x ≤ 0
+    return wrong.pow(gamma) * x
 
 
 def _check(alpha: float | Tensor, gamma: float | Tensor) -> tuple[float | Tensor, float | Tensor]:

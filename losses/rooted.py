@@ -194,17 +194,16 @@ def root_loss(
     (1 − p^q)/q, is this loss at k = m = 1/q).
     """
     k, m = _check(k, m)
-
-    def of_log_p(x: Tensor) -> Tensor:
-        return aten.elu(x, m, 1.0, 1.0 / k)  # m expm1(x/k), as x ≤ 0
-
+    of_log_p = None
+    if isinstance(k, float) and isinstance(m, float):
+        of_log_p = functools.partial(_root_of_log_p, k=k, m=m)
     return class_loss(
         lambda ell: one_minus_exp(times(ell, -1.0 / k)),
         m,
         logits,
         target,
         pair=None if are_learned(k) else lambda ell, m: root_pair(ell, k, m),
-        of_log_p=None if isinstance(k, Tensor) or isinstance(m, Tensor) else of_log_p,
+        of_log_p=of_log_p,
         weight=weight,
         ignore_index=ignore_index,
         reduction=reduction,
@@ -275,8 +274,13 @@ def rlo_loss(
     )
 
 
-def _rlo_of_log_p(x: Tensor, k: float, start: float, m: float) -> Tensor:
+def _root_of_log_p(x: Tensor, k: float, m: float) -> Tensor:
     """−m φ(−x) of the log-probabilities x of all classes: see ``of_log_p`` of :func:`losses.base.class_loss`."""
+    return aten.elu(x, m, 1.0, 1.0 / k)  # m expm1(x/k), as x ≤ 0
+
+
+def _rlo_of_log_p(x: Tensor, k: float, start: float, m: float) -> Tensor:
+    """The same for :func:`rlo_loss`, of one function up to `start` and its tangent beyond."""
     line = F.softshrink(F.hardtanh(x, -k * (start + LINEAR_RANGE), 1.0), k * start)
     below = aten.elu(F.hardtanh(x, -k * start, 1.0), -m, 1.0, -1.0 / k)  # −m expm1(−x/k), as x ≤ 0
     return torch.add(below, line, alpha=m / k * math.exp(start))

@@ -257,8 +257,7 @@ if __name__ == "__main__":
         answers = {
             "is_available": True, "device_count": 1, "set_device": None, "current_device": 0, "_lazy_init": None,
             "mem_get_info": (70 << 30, 80 << 30), "max_memory_allocated": 0, "memory_reserved": 0,
-            "memory_allocated": 0,
-            "get_device_capability": capability,
+            "memory_allocated": 0, "get_device_capability": capability,
             "get_device_name": "fake", "get_rng_state": None, "set_rng_state": None, "current_stream": _Stream(),
             "stream": contextlib.nullcontext(), "get_device_properties": about, "synchronize": None,
         }  # fmt: skip

@@ -169,7 +169,7 @@ def test_the_first_steps_run_aside_and_a_shape_seen_later_is_never_recorded(grap
     assert len(streams) == 2 * WARM_UP and len(set(streams)) == 1
 
 
-def test_without_room_for_a_graph_beside_a_smaller_batch_steps_go_on_as_they_are(graphs, monkeypatch, capsys):
+def test_without_room_for_a_graph_beside_a_smaller_batch_steps_stay_eager(graphs, monkeypatch, capsys):
     plain = train(False)
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 39)  # 99 of the 20 + 2 · 40 that it takes
     assert same(plain, train(True)) and not graphs
