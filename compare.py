@@ -10,8 +10,7 @@ python compare.py runs --out paper --format pdf               pictures for print
 import sys
 from pathlib import Path
 
-from common import UserError, may_replace, write_atomically
-from engine.cli import one_line_errors
+from common import UserError, may_replace, one_line_errors, write_atomically
 from flags import DEFAULT_BASELINE, compare_parser
 
 # What a comparison writes, and how that begins.

@@ -13,8 +13,7 @@ import logging
 import warnings
 from pathlib import Path
 
-from common import UserError, one_line, write_atomically
-from engine.cli import one_line_errors
+from common import UserError, one_line, one_line_errors, write_atomically
 from flags import export_parser
 
 TOLERANCE = 1e-4  # of a logit

@@ -9,9 +9,8 @@ import re
 from argparse import ArgumentTypeError
 
 import logreg
-from common import UserError
+from common import Parser, UserError, interval, number
 from data import canonical_name, list_datasets
-from engine.cli import Parser, interval, number
 from engine.optim import OPTIMIZERS
 from losses import loss_names, loss_parameters
 

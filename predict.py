@@ -10,8 +10,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from common import UserError, may_replace
-from engine.cli import one_line_errors
+from common import UserError, may_replace, one_line_errors
 from flags import predict_parser
 
 HEADER = b"image,class1,"  # how our tables begin

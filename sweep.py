@@ -22,8 +22,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from common import EXIT_USAGE, UserError, cores, may_replace, write_atomically
-from engine.cli import one_line_errors
+from common import EXIT_USAGE, UserError, cores, may_replace, one_line_errors, write_atomically
 from engine.run_directory import RunDirectory, contradiction, is_finished, run_name
 from flags import (
     NOT_OF_THE_RUN,

@@ -17,8 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 # torch and everything that needs it is imported in functions, so that --help and mistakes answer at once.
-from common import EXIT_DIVERGED, UserError
-from engine.cli import one_line_errors
+from common import EXIT_DIVERGED, UserError, one_line_errors
 from flags import FREE_ON_RESUME, OF_THE_LOSS, OF_THE_TRAINING_IMAGES, one_name, parse_train, train_parser
 
 # Compiling takes 10 to 60 s; --compile auto spends it only on runs that have the steps to earn it back.

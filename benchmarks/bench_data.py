@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
+from common import number
 from data import DATASETS, build_data
 from data.source import Request
-from engine.cli import number
 
 PROG = "bench_data.py"
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from measure import Column, parser, prepare, report, take_turns
 
-from engine.cli import number
+from common import number
 from losses import linear_rlo_loss, linear_root_loss, root_loss
 
 PROG = "bench_lm.py"

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from measure import Column, parser, prepare, report, take_turns
 
-from engine.cli import number
+from common import number
 from losses import focal_loss, rlo_loss, root_loss
 
 PROG = "bench_losses.py"

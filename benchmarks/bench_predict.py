@@ -20,7 +20,7 @@ import numpy as np
 from measure import Column
 from PIL import Image
 
-from engine.cli import number
+from common import number
 
 ROOT = Path(__file__).resolve().parent.parent
 

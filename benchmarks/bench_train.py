@@ -21,10 +21,9 @@ from bench_data import PilImages, published_loader, published_transform
 from measure import Column, parser, prepare, register_random_images, report, seconds
 from torch.utils.flop_counter import FlopCounterMode
 
-from common import UserError
+from common import UserError, fail, number
 from data import DATASETS, build_data
 from data.source import Request
-from engine.cli import fail, number
 from engine.distributed import World
 from engine.meter import PEEK_EVERY
 from engine.optim import build_optimizer

@@ -33,8 +33,7 @@ import torch
 from gpu_setting import ALONE, CHECKS, Setting, Skipped
 from measure import machine, prepare
 
-from common import cores, one_line, write_atomically
-from engine.cli import Parser, fail, number
+from common import Parser, cores, fail, number, one_line, write_atomically
 from engine.precision import Precision
 
 PROG = "gpu_acceptance.py"

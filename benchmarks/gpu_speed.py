@@ -10,9 +10,9 @@ import torch
 from gpu_setting import alone, job_of, need, steps_of
 from measure import register_random_images, seconds, wait
 
+from common import is_out_of_memory
 from data import build_data
 from engine.graph import WARM_UP
-from engine.precision import is_out_of_memory
 from models import net_facts
 
 STEPS = {64: 90, 128: 60, 512: 30}  # of a turn, by batch size

@@ -14,9 +14,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from common import Parser, fail, number
 from data.registry import DATASETS, Dataset
 from data.source import Source, Split
-from engine.cli import Parser, fail, number
 
 
 def parser(prog, documentation):

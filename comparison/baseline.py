@@ -1,7 +1,6 @@
 """What a group is compared with: the group that has its flags, but for a change."""
 
-from common import UserError
-from engine.cli import Parser
+from common import Parser, UserError
 from flags import one_name, one_spelling
 
 from .runs import LOSS_FLAGS, Group

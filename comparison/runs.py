@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from engine.cli import Parser
+from common import Parser
 from engine.run_directory import is_finished
 from flags import NOT_OF_THE_RUN, WHERE_AND_HOW, one_name, one_spelling
 from losses import loss_names, loss_parameters

@@ -1,6 +1,6 @@
 """What a training loop needs and nobody wants to read inside it. Import the modules, not this package:
 
-cli            one-line errors, types of flags    distributed    torchrun, and one process alike
+distributed    torchrun, and one process alike
 checkpoint     safe loading, random states        optim          optimisers, the learning rate
 saver          when and what to save, resuming    meter          sums kept on the device
 run_directory  config, metrics, the lock          curves         curves.png

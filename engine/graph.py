@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from common import UserError, one_line
+from common import UserError, is_out_of_memory, one_line
 
-from .precision import Precision, is_out_of_memory
+from .precision import Precision
 
 WARM_UP = 3  # steps before recording: they make the optimiser's state, cuDNN's choices and compiled code
 

@@ -9,17 +9,6 @@ import torch
 from common import UserError, one_line
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the device, or the host, had no room for a tensor; torch says so in several ways."""
-    said = (
-        "allocate memory", "Storage size calculation overflowed", "not enough memory", "CUDA error: out of memory",
-        "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED",
-    )  # fmt: skip
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
-        text in str(error) for text in said
-    )
-
-
 def _cpu_has_bf16() -> bool:
     """Whether oneDNN computes in bfloat16 on this processor."""
     try:

@@ -18,10 +18,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from common import UserError, write_atomically
+from common import Parser, UserError, write_atomically
 from flags import NOT_OF_THE_RUN, OF_THE_LOSS, WHERE_AND_HOW, one_name, one_spelling, train_parser
 
-from .cli import Parser
 from .curves import draw_curves
 
 COLUMNS = (

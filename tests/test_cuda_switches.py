@@ -6,9 +6,8 @@ import pytest
 import torch
 from test_engine import ROW
 
-from common import UserError
+from common import UserError, one_line_errors
 from engine import precision, run_directory
-from engine.cli import one_line_errors
 from engine.distributed import World
 from engine.optim import build_optimizer
 from engine.precision import Precision, choose_kernels

@@ -16,10 +16,9 @@ import torch
 from conftest import ROOT, environment
 
 import common
-from common import UserError, write_atomically
+from common import Parser, UserError, number, write_atomically
 from data.stream import usable_workers
 from engine import checkpoint, optim, report
-from engine.cli import Parser, number
 from engine.distributed import World
 from engine.meter import Diverged, Meter
 from engine.precision import Precision
