@@ -26,71 +26,57 @@ OUR_LOSS = "Part of rooted-loss."  # a sentence of loss.py's docstring
 SOFTPLUS = r"\b(?:(?:torch\.)?nn\.functional|F)\.softplus\b"
 IMPORT_TORCH = r"^(?=(?:import|from) torch\b)"
 
-# (why, files, edits), an edit being a pattern and its replacement. A file gets all edits of a fix, or none.
-FIXES = (
-    (
-        "Sampler.__init__ takes no data set (TypeError at start)",
+# What today's libraries stop: (where, {pattern: replacement}). A file gets all replacements of a fix, or none.
+FIXES = {
+    "Sampler.__init__ takes no data set (TypeError at start)": (
         "torch_utils/misc.py",
-        [(r"super\(\)\.__init__\(dataset\)", "super().__init__()")],
+        {r"super\(\)\.__init__\(dataset\)": "super().__init__()"},
     ),
-    (
-        "Adam wants two floats as betas (ValueError at start)",
+    "Adam wants two floats as betas (ValueError at start)": (
         "train*.py",
-        [(r"(\bbetas\s*=\s*[\[(]\s*)0(?=\s*,)", r"\g<1>0.0")],
+        {r"(\bbetas\s*=\s*[\[(]\s*)0(?=\s*,)": r"\g<1>0.0"},
     ),
-    (
-        "pkg_resources left setuptools (ModuleNotFoundError at start)",
+    "pkg_resources left setuptools (ModuleNotFoundError at start)": (
         "torch_utils/**/*.py",
-        [
-            (
-                r"from pkg_resources import parse_version(?=\s*$)",
-                "from torch.torch_version import TorchVersion as parse_version",
-            )
-        ],
+        {
+            r"from pkg_resources import (?=parse_version\s*$)": "from torch.torch_version import TorchVersion as "
+        },
     ),
-    (
-        "distutils left Python 3.12 (ModuleNotFoundError at start)",
+    "distutils left Python 3.12 (ModuleNotFoundError at start)": (  # index raises the ValueError that is waited for
         "dnnlib/util.py",
-        [  # `index` raises the ValueError that the caller waits for
-            (
-                r"from distutils\.util import strtobool(?=\s*$)",
-                'strtobool = lambda s: "n no f false off 0 y yes t true on 1".split().index(s) // 6',
-            )
-        ],
+        {
+            r"from distutils\.util import strtobool(?=\s*$)": "strtobool = lambda s: "
+            '"n no f false off 0 y yes t true on 1".split().index(s) // 6'
+        },
     ),
-    (
-        "torch no longer imports the extensions that it built (falls back to slow kernels)",
+    "torch no longer imports the extensions that it built (falls back to slow kernels)": (
         "torch_utils/custom_ops.py",
-        [
-            (r"^( +)(?=torch\.utils\.cpp_extension\.load\()", r"\1module = "),
-            (r"^ +module = importlib\.import_module\(module_name\)[ \t]*\r?\n", ""),
-        ],
+        {
+            r"^( +)(?=torch\.utils\.cpp_extension\.load\()": r"\1module = ",
+            r"^ +module = importlib\.import_module\(module_name\)[ \t]*\r?\n": "",
+        },
     ),
-    (
-        "grid_sample's second derivative is off, which R1 under augmentation needs (RuntimeError)",
+    "grid_sample's second derivative is off, which R1 under augmentation needs (RuntimeError)": (
         "torch_utils/ops/grid_sample_gradfix.py",
-        [
-            (r"\['1\.7\.', '1\.8\.', '1\.9'\]", "['2.']"),
-            (r"torch\._C\._jit_get_operation\('aten::(grid_sampler_2d_backward)'\)", r"torch.ops.aten.\1"),
-            (r"(\bop\([^()\n]*, False)\)", r"\1, ctx.needs_input_grad[1:])"),
-        ],
+        {
+            r"\['1\.7\.', '1\.8\.', '1\.9'\]": "['2.']",
+            r"torch\._C\._jit_get_operation\('aten::(grid_sampler_2d_backward)'\)": r"torch.ops.aten.\1",
+            r"(\bop\([^()\n]*, False)\)": r"\1, ctx.needs_input_grad[1:])",
+        },
     ),
-    (
-        "sqrtm loses its argument disp in SciPy 1.18 (TypeError in FID)",
+    "sqrtm loses its argument disp in SciPy 1.18 (TypeError in FID)": (
         "metrics/*.py",
-        [(r"(\w+), _( = scipy\.linalg\.sqrtm\(.*), disp=False\)", r"\1\2)")],
+        {r"(\w+), _( = scipy\.linalg\.sqrtm\(.*), disp=False\)": r"\1\2)"},
     ),
-    (
-        "percentile's interpolation is now its method (TypeError in PPL)",
+    "percentile's interpolation is now its method (TypeError in PPL)": (
         "metrics/*.py",
-        [(r"(\bnp\.percentile\([^)\n]*\b)interpolation=", r"\1method=")],
+        {r"(\bnp\.percentile\([^)\n]*\b)interpolation=": r"\1method="},
     ),
-    (
-        "one image a GPU leaves none for the path length (crash at the first Greg)",
+    "one image a GPU leaves none for the path length (crash at the first Greg)": (
         LOSS,
-        [(r"(?<== )(gen_z\.shape\[0\] // self\.pl_batch_shrink)(?=\s*$)", r"max(1, \1)")],
+        {r"(?<== )(gen_z\.shape\[0\] // self\.pl_batch_shrink)(?=\s*$)": r"max(1, \1)"},
     ),
-)
+}
 
 
 def with_rooted_softplus(text, path):
@@ -125,12 +111,12 @@ def plan(root):
             report.append(f"new   {ROOTED}: the rooted softplus, with kparam = 2 and ls = 'rlo'")
         elif read(root / ROOTED) != read(HERE / "rooted.py"):
             report.append(f"keep  {ROOTED}: it differs from ours; delete it to get a fresh one")
-    for why, files, edits in FIXES:
+    for why, (files, edits) in FIXES.items():
         for path in sorted(path for path in root.glob(files) if path.is_file()):
             name = path.relative_to(root).as_posix()
             text = after.get(name) or before.setdefault(name, read(path))
-            if all(re.search(pattern, text, re.MULTILINE) for pattern, _ in edits):
-                for pattern, replacement in edits:
+            if all(re.search(pattern, text, re.MULTILINE) for pattern in edits):
+                for pattern, replacement in edits.items():
                     text = re.sub(pattern, replacement, text, flags=re.MULTILINE)
                 after[name] = text
                 report.append(f"fix   {name}: {why}")
@@ -161,23 +147,25 @@ def write(path, text):
 
 def git(root, *words):
     """What git says about a clone; None where it fails, or is not there."""
+    command = ["git", "-C", str(root), *words]
     try:
-        done = subprocess.run(
-            ["git", "-C", str(root), *words], capture_output=True, text=True, errors="replace"
-        )
-    except OSError:
+        return subprocess.run(command, check=True, capture_output=True, text=True, errors="replace").stdout
+    except (OSError, subprocess.CalledProcessError):
         return None
-    return done.stdout if done.returncode == 0 else None
-
-
-def git_knows(root, names):
-    return git(root, "ls-files", "--error-unmatch", "--", *names) is not None
 
 
 def uncommitted(root):
     """Names of the clone's files with uncommitted changes."""
-    status = git(root, "status", "--porcelain", "--untracked-files=no") or ""
+    status = git(root, "status", "--porcelain", "--untracked-files=no")
     return ", ".join(line[3:] for line in status.splitlines())
+
+
+def undo(root, changes):
+    """The shell command that puts the changed files back."""
+    replaced = [name for name in changes if name != ROOTED]
+    commands = [["git", "-C", str(root), "checkout", "--", *replaced]] if replaced else []
+    commands += [["rm", str(root / ROOTED)]] if ROOTED in changes else []
+    return " && ".join(shlex.join(command) for command in commands)
 
 
 def parse_args(argv=None):
@@ -194,13 +182,12 @@ def main(argv=None):
         if not os.path.isdir(args.clone):
             raise UserError(f"{args.clone or repr('')} is not a folder; give the folder of your clone")
         changes, report = plan(root)
-        replaced = [name for name in changes if name != ROOTED]
-        has_undo = git_knows(root, replaced)
-        if replaced and not has_undo:
-            print("note  git does not know these files, so nothing undoes this: keep a copy of the clone")
+        in_git = git(root, "ls-files", "--error-unmatch", "--", LOSS) is not None
+        if changes and not in_git:
+            print(f"note  git does not know {root}, so nothing undoes this: keep a copy of it")
         elif changes and (names := uncommitted(root)):
             print(
-                f"note  uncommitted changes in {names}: commit them first, an undo takes those of the files below"
+                f"note  uncommitted changes in {names}: commit them, an undo takes those of the files below"
             )
         print("\n".join(report), flush=True)
         if args.dry_run:
@@ -209,10 +196,8 @@ def main(argv=None):
             write(root / name, text)
         print(f"Files changed: {len(changes)}." if changes else "Nothing to change.")
         print("Train as before; RLO_K=5 or RLO_LS=ce before the command choose another objective.")
-        if changes and has_undo:
-            words = [["git", "-C", args.clone, "checkout", "--", *replaced]] if replaced else []
-            words += [["rm", str(root / ROOTED)]] if ROOTED in changes else []
-            print(f"Undo: {' && '.join(shlex.join(command) for command in words)}")
+        if changes and in_git:
+            print(f"Undo: {undo(root, changes)}")
 
 
 if __name__ == "__main__":

@@ -4,14 +4,13 @@
 
 CLONE is a clone of stylegan2-ada-pytorch where apply.py has been at work, so its own loss calls
 `rooted.softplus`, which is torch's softplus for "ce". Needs no GPU: on a CPU the clone's custom ops run their
-reference code. Prints one line of JSON a case, and last the largest relative error.
+reference code. Prints one line of JSON a case, with the names of the tensors that differ in any bit.
 """
 
 import argparse
 import copy
 import importlib.util
 import json
-import math
 import os
 import sys
 from pathlib import Path
@@ -69,20 +68,10 @@ def gradients(loss_class, phase, augment, style_mixing_prob, steps=2):
         loss.accumulate_gradients(
             phase=phase, real_img=real, real_c=c, gen_z=z, gen_c=c, gain=4, sync=step == steps - 1
         )
-    found = {f"grad {name}": p.grad for name, p in net.named_parameters()}
+    found = {f"grad {name}": p.grad for name, p in net.named_parameters() if p.requires_grad}
     found.update({f"buffer {name}": b for m in (G, D) for name, b in m.named_buffers()})
     found["pl_mean"] = loss.pl_mean
     return found
-
-
-def relative_error(ours, theirs):
-    """‖a − b‖ / ‖b‖ a tensor; infinite where only one of them has a gradient, or one is not finite."""
-    if ours is None or theirs is None:
-        return 0.0 if ours is theirs else math.inf
-    difference, size = (ours - theirs).double().norm().item(), theirs.double().norm().item()
-    if not (math.isfinite(difference) and math.isfinite(size)):
-        return math.inf
-    return difference / size if size else (0.0 if difference == 0 else math.inf)
 
 
 def main():
@@ -99,7 +88,6 @@ def main():
     spec = importlib.util.spec_from_file_location("ours", OURS)
     ours = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(ours)
-    worst = 0.0
     for ls, k in (("ce", 2.0), ("rlo", 2.0), ("rlo", 5.0)):
         for settings in (ours, rooted):
             settings.ls, settings.kparam = ls, k
@@ -107,13 +95,10 @@ def main():
             for phase in PHASES:
                 found = gradients(ours.StyleGAN2Loss, phase, augment, args.style_mixing)
                 reference = gradients(theirs.StyleGAN2Loss, phase, augment, args.style_mixing)
-                assert found.keys() == reference.keys()
-                error = max(relative_error(found[name], reference[name]) for name in reference)
-                worst = max(worst, error)
-                count = sum(v is not None for name, v in reference.items() if name.startswith("grad"))
+                different = [name for name in reference if not torch.equal(found[name], reference[name])]
+                count = sum(name.startswith("grad") for name in reference)
                 case = {"ls": ls, "k": k, "augment": augment, "phase": phase}
-                print(json.dumps({**case, "gradients": count, "worst": error}))
-    print(json.dumps({"largest relative error": worst}))
+                print(json.dumps({**case, "gradients": count, "different": different}))
 
 
 if __name__ == "__main__":
