@@ -312,7 +312,9 @@ def build_trainer(args, net, loss, data, world):
 
     choose_kernels(world.device, args.deterministic)
     precision, facts, steps = Precision(world.device, args.amp), net_facts(args.net), steps_of(args, data)
-    optimizer = build_optimizer(args.opt, net, args.lr, args.weight_decay, world.device)
+    optimizer = build_optimizer(
+        args.opt, net, args.lr, args.weight_decay, world.device, args.layer_decay, args.opt_args
+    )
     pays = world.device.type == "cuda" and steps >= COMPILE_FROM_STEPS and not args.eval_only
     why_not = why_not_graph(precision, world.size, args.accumulate, args.clip_grad)
     recordable = facts.recordable and optimizer.defaults.get("fused", False) and not args.eval_only
