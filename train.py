@@ -526,10 +526,13 @@ def load_best(path, trainer):
     """Give the net the weights of best.pt, and the loss the k that they were trained with."""
     from models import load_checkpoint, read_info
 
-    best = path / "best.pt"
-    load_checkpoint(trainer.net, best, new_head=False)
+    world, k = trainer.world, None
+    if world.is_main:  # other processes may look before the file is there, or on another machine
+        load_checkpoint(trainer.net, path / "best.pt", new_head=False)
+        k = read_info(path / "best.pt").loss_options.get("k")
+    world.share([*trainer.net.parameters(), *trainer.net.buffers()])
     if trainer.k_of:
-        trainer.loss.anneal(read_info(best).loss_options["k"])
+        trainer.loss.anneal(world.gather(k)[0])
 
 
 def report(path, trainer, data, stop, args):
