@@ -1,11 +1,16 @@
 """RootedLogisticRegression against scikit-learn, SciPy and what its API promises."""
 
+import doctest
+import pickle
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import scipy.optimize
-from sklearn.base import clone
 from sklearn.datasets import load_breast_cancer, load_digits, load_wine
-from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.ensemble import AdaBoostClassifier, BaggingClassifier
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.model_selection import GridSearchCV
@@ -13,16 +18,14 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from models import RootedLogisticRegression
+from logreg.estimator import RootedLogisticRegression, classifier
 
 
 @parametrize_with_checks(
     [
         RootedLogisticRegression(),
         RootedLogisticRegression("logistic"),
-        RootedLogisticRegression(solver="newton"),
-        RootedLogisticRegression(k=0.05),
-        RootedLogisticRegression(k=1000),
+        RootedLogisticRegression(k=0.5, solver="newton"),
     ]
 )
 def test_scikit_learns_estimator_checks(estimator, check):
@@ -35,19 +38,20 @@ def standardised(load):
 
 
 @pytest.mark.parametrize("load", [load_breast_cancer, load_wine, load_digits])
-@pytest.mark.parametrize("C", [0.1, 1.0])
-def test_logistic_probabilities_equal_scikit_learns(load, C):
+@pytest.mark.parametrize("weights", [None, "balanced", {0: 3.0, 1: 0.5}])
+def test_logistic_is_scikit_learns_logistic_regression(load, weights):
     X, y = standardised(load)
-    theirs = LogisticRegression(C=C, tol=1e-8, max_iter=5000).fit(X, y)
-    ours = RootedLogisticRegression("logistic", C=C, tol=1e-8, max_iter=5000).fit(X, y)
-    np.testing.assert_allclose(ours.predict_proba(X), theirs.predict_proba(X), atol=1e-5)
-    np.testing.assert_allclose(ours.coef_, theirs.coef_, atol=1e-4)
+    options = {"C": 0.1, "tol": 1e-10, "max_iter": 5000, "class_weight": weights}
+    theirs = LogisticRegression(solver="newton-cholesky", **options).fit(X, y)
+    ours = RootedLogisticRegression("logistic", **options).fit(X, y)
+    np.testing.assert_allclose(ours.coef_, theirs.coef_, atol=1e-6)
+    np.testing.assert_allclose(ours.predict_proba(X), theirs.predict_proba(X), atol=1e-6)
     assert ours.intercept_.shape == theirs.intercept_.shape
 
 
-@pytest.mark.parametrize("k", [0.05, 0.5, 1.0, 2.5, 1000.0])
+@pytest.mark.parametrize("k", [0.5, 2.5, 1000.0])
 @pytest.mark.parametrize("solver", ["lbfgs", "newton"])
-def test_rlo_coefficients_minimise_c_times_the_sum_plus_half_the_squared_norm(solver, k):
+def test_coefficients_minimise_c_times_the_sum_plus_half_the_squared_norm(solver, k):
     rng = np.random.default_rng(0)
     X, C = rng.normal(size=(80, 3)), 0.7
     y = (X[:, 0] + rng.normal(size=80) > 0.2).astype(int)
@@ -63,14 +67,7 @@ def test_rlo_coefficients_minimise_c_times_the_sum_plus_half_the_squared_norm(so
     np.testing.assert_allclose([*model.coef_[0], model.intercept_[0]], truth, atol=1e-5)
 
 
-def test_large_k_is_logistic_regression():
-    X, y = standardised(load_wine)
-    rooted = RootedLogisticRegression(k=1e7, tol=1e-8).fit(X, y)
-    logistic = RootedLogisticRegression("logistic", tol=1e-8).fit(X, y)
-    np.testing.assert_allclose(rooted.predict_proba(X), logistic.predict_proba(X), atol=1e-5)
-
-
-@pytest.mark.parametrize("k", [0.05, 0.5, 1.0, 3.0, 1000.0])
+@pytest.mark.parametrize("k", [0.5, 3.0, 1000.0])
 @pytest.mark.parametrize("eta", [(0.8, 0.2), (0.6, 0.3, 0.1)])
 def test_predict_proba_returns_the_true_probabilities_where_the_model_can_hold_them(k, eta):
     # One constant feature, samples weighted by η: the fitted probabilities must be η itself.
@@ -79,7 +76,7 @@ def test_predict_proba_returns_the_true_probabilities_where_the_model_can_hold_t
     np.testing.assert_allclose(model.predict_proba(X), np.tile(eta, (len(eta), 1)), atol=1e-6)
 
 
-def test_the_link_of_predict_proba_has_a_lower_log_loss_than_plain_softmax():
+def test_corrected_probabilities_have_a_lower_log_loss_than_plain_softmax():
     rng = np.random.default_rng(0)
     X = rng.normal(size=(4000, 5))
     y = (X @ rng.normal(size=5) + rng.logistic(size=4000) > 0).astype(int)
@@ -88,7 +85,7 @@ def test_the_link_of_predict_proba_has_a_lower_log_loss_than_plain_softmax():
     assert log_loss(y[2000:], model.predict_proba(X[2000:])) < log_loss(y[2000:], plain)
 
 
-def test_it_works_in_a_pipeline_and_in_a_grid_search_with_string_labels():
+def test_it_works_in_a_grid_search_of_a_pipeline_with_string_labels():
     X, y = load_wine(return_X_y=True)
     names = np.array(["barolo", "grignolino", "barbera"])[y]
     pipeline = make_pipeline(StandardScaler(), RootedLogisticRegression())
@@ -96,12 +93,25 @@ def test_it_works_in_a_pipeline_and_in_a_grid_search_with_string_labels():
     assert search.best_score_ > 0.95
     assert set(search.predict(X)) == set(names)
     assert search.best_estimator_[-1].coef_.shape == (3, 13)
-    assert clone(RootedLogisticRegression(k=7)).k == 7
 
 
-def test_without_intercept_the_intercept_is_zero():
-    X, y = standardised(load_breast_cancer)
-    assert (RootedLogisticRegression(fit_intercept=False).fit(X, y).intercept_ == 0).all()
+@pytest.mark.parametrize("ensemble", [AdaBoostClassifier, BaggingClassifier])
+def test_balanced_classes_meet_sample_weights_within_ensembles(ensemble):
+    X, y = standardised(load_wine)
+    model = ensemble(RootedLogisticRegression(class_weight="balanced"), n_estimators=3, random_state=0)
+    assert model.fit(X, y).score(X, y) > 0.95
+
+
+def test_balanced_counts_by_weight_and_a_class_without_weight_is_as_good_as_absent():
+    X, y = standardised(load_wine)
+    weight = np.where(y == 0, 3.0, 1.0)
+    balanced = RootedLogisticRegression(class_weight="balanced", tol=1e-9).fit(X, y, sample_weight=weight)
+    total = np.bincount(y, weight)
+    by_hand = weight * weight.sum() / (3 * total)[y]
+    expected = RootedLogisticRegression(tol=1e-9).fit(X, y, sample_weight=by_hand)
+    np.testing.assert_allclose(balanced.coef_, expected.coef_, atol=1e-6)
+    two = RootedLogisticRegression(class_weight="balanced").fit(X, y, sample_weight=y != 2)
+    assert two.predict_proba(X)[:, 2].max() < 0.05
 
 
 @pytest.mark.parametrize(
@@ -114,10 +124,7 @@ def test_without_intercept_the_intercept_is_zero():
         {"tol": np.inf},
         {"solver": "sag"},
         {"max_iter": -1},
-        {"fit_intercept": "False"},
-        {"warm_start": "no"},
         {"class_weight": {1: np.inf}},
-        {"C": 1e-320},
     ],
 )
 def test_a_parameter_out_of_range_is_named_at_fit(parameters):
@@ -125,24 +132,58 @@ def test_a_parameter_out_of_range_is_named_at_fit(parameters):
         RootedLogisticRegression(**parameters).fit([[0.0], [1.0]], [0, 1])
 
 
-def test_one_class_and_negative_weights_are_refused_and_predicting_needs_a_fit():
+def test_one_class_and_negative_weights_are_refused():
     with pytest.raises(ValueError, match="class"):
         RootedLogisticRegression().fit([[0.0], [1.0]], [1, 1])
     with pytest.raises(ValueError, match="sample_weight"):
         RootedLogisticRegression().fit([[0.0], [1.0]], [0, 1], sample_weight=[1, -1])
-    with pytest.raises(NotFittedError):
-        RootedLogisticRegression().predict([[0.0]])
 
 
-def test_too_few_iterations_give_a_convergence_warning():
+@pytest.mark.parametrize("solver", ["lbfgs", "newton"])
+def test_a_fit_that_ends_above_tol_always_warns(solver):
     X, y = standardised(load_breast_cancer)
-    for solver in ("lbfgs", "newton"):
-        with pytest.warns(ConvergenceWarning, match="max_iter"):
-            RootedLogisticRegression(solver=solver, max_iter=2).fit(X, y)
+    words = {"lbfgs": "lbfgs failed to", "newton": "Newton solver did not"}[solver]  # scikit-learn's own
+    for max_iter in (0, 2):
+        with pytest.warns(
+            ConvergenceWarning, match=f"{words} converge after {max_iter} iter.*increase max_iter"
+        ):
+            model = RootedLogisticRegression(solver=solver, max_iter=max_iter).fit(X, y)
+        assert model.n_iter_[0] == max_iter
+    with pytest.warns(ConvergenceWarning, match=words):
+        RootedLogisticRegression(solver=solver, tol=1e-300).fit(X, y)
+
+
+def test_separable_classes_without_a_penalty_are_said():
+    with pytest.warns(ConvergenceWarning, match="separable and C is infinite"):
+        RootedLogisticRegression(C=np.inf).fit([[-2.0], [-1.0], [1.0], [2.0]], [0, 0, 1, 1])
 
 
 def test_logits_far_apart_give_probabilities_and_no_nan():
-    model = RootedLogisticRegression(C=1e6, max_iter=100000).fit([[-1.0], [1.0]], [0, 1])
+    model = RootedLogisticRegression(C=1e6).fit([[-1.0], [1.0]], [0, 1])
     probabilities = model.predict_proba([[-1e6], [1e6]])
     np.testing.assert_allclose(probabilities, [[1, 0], [0, 1]])
     assert np.isfinite(model.predict_log_proba([[1e6]])).all()
+
+
+@pytest.mark.parametrize("objective", ["rlo", "logistic"])
+def test_a_pickle_and_parameters_set_after_fit_change_no_prediction(objective):
+    X, y = standardised(load_wine)
+    model = RootedLogisticRegression(objective, k=2.0).fit(X, y)
+    before = model.predict_proba(X)
+    other = "logistic" if objective == "rlo" else "rlo"
+    model.set_params(k=50.0, objective=other, fit_intercept=False, C=1e-9, class_weight={0: 9})
+    np.testing.assert_array_equal(before, model.predict_proba(X))
+    np.testing.assert_array_equal(before, pickle.loads(pickle.dumps(model)).predict_proba(X))
+    assert model.k_ == (2.0 if objective == "rlo" else np.inf)
+
+
+def test_the_example_of_the_docstring_runs_where_the_wheel_is_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "rooted_loss.sklearn", classifier)
+    monkeypatch.setitem(sys.modules, "rooted_loss", sys.modules[__name__])
+    assert doctest.testmod(classifier).failed == 0
+    assert "from rooted_loss.sklearn import RootedLogisticRegression" in RootedLogisticRegression.__doc__
+
+
+def test_importing_the_estimator_imports_neither_torch_nor_plots():
+    code = "import sys, logreg.estimator\nassert not {'torch', 'timm', 'matplotlib'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
