@@ -61,9 +61,10 @@ def test_sparse_equals_dense_and_is_never_made_dense(
     model = RootedLogisticRegression(objective, k, fit_intercept=fit_intercept, solver=solver, tol=1e-9)
     dense = model.fit(X, y).coef_, model.predict_proba(X)
     csr = scipy.sparse.csr_matrix(X)
-    if solver == "lbfgs":
-        monkeypatch.setattr(scipy.sparse.csr_matrix, "toarray", lambda self: pytest.fail("made dense"))
-    model.fit(csr, y)
+    with monkeypatch.context() as patch:
+        if solver == "lbfgs":
+            patch.setattr(scipy.sparse.csr_matrix, "toarray", lambda self: pytest.fail("made dense"))
+        model.fit(csr, y)
     np.testing.assert_allclose(model.coef_, dense[0], rtol=1e-5, atol=1e-8)
     np.testing.assert_allclose(model.predict_proba(csr), dense[1], atol=1e-7)
     np.testing.assert_allclose(model.sparsify().predict_proba(csr), dense[1], atol=1e-7)
