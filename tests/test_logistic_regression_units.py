@@ -6,7 +6,7 @@ import scipy.sparse
 
 from logreg.estimator import RootedLogisticRegression
 
-OBJECTIVES = [("logistic", 3.0), ("rlo", 0.5), ("rlo", 3.0)]
+OBJECTIVES = [("logistic", 3.0), ("rlo", 0.5), ("rlo", 3.0), ("root", 1.5)]
 each_objective = pytest.mark.parametrize("objective, k", OBJECTIVES)
 UNITS = {
     "1e-8 to 1e8": (np.array([1e-8, 1.0, 1e8]), np.zeros(3)),

@@ -15,28 +15,35 @@ from sklearn.utils.validation import _check_sample_weight, validate_data
 from .objectives import Objective, Standardised, check_number
 from .optimizers import minimize
 
-OBJECTIVES = ("rlo", "logistic")
+OBJECTIVES = ("rlo", "root", "logistic")
 SOLVERS = ("lbfgs", "newton")
 # Where L-BFGS stops short of tol, because its line search compares values whose last digits are gone before the
 # gradient's are, Newton steps continue. For this many weights at most.
 LARGEST_POLISH = 1000
+# Steps in 1/k from the logistic solution to that of root, and the largest gradient at which the next one begins.
+PATH_STEP, PATH_TOL = 1 / 4, 1e-3
 
 
 class RootedLogisticRegression(LinearClassifierMixin, SparseCoefMixin, BaseEstimator):
     r"""Linear classifier that minimises C · Σ_i s_i φ(ℓ_i) + ½ ‖W‖², the intercept unpenalised.
 
-    ℓ_i is the cross entropy of sample i. φ(ℓ) = k (e^(ℓ/k) − 1) is the rooted logistic objective, φ(ℓ) = ℓ
-    logistic regression, to which it tends as k → ∞. Two classes have one weight vector, more have one each,
-    as in scikit-learn's ``LogisticRegression``. X may be dense or sparse (CSR, never made dense); the
+    ℓ_i is the cross entropy of sample i and p_i = e^(−ℓ_i) the probability of its class. φ is
+
+        logistic    ℓ                      logistic regression
+        rlo         k (p^(−1/k) − 1)       weighs samples on the wrong side up; convex
+        root        k (1 − p^(1/k))        weighs them down and is bounded: against wrong labels; not convex
+
+    and all three agree as k → ∞. Two classes have one weight vector, more have one each,
+    as in scikit-learn's ``LogisticRegression``. X may be dense or sparse (CSR, never made dense); its
     columns need not be scaled, the optimiser does that inside. Computed in float64; what is fitted and returned
     has the dtype of X, float32 or float64. Not offered: the l1 and elastic-net penalties, and with
     them the solvers liblinear, sag and saga; `intercept_scaling`, `dual`, callbacks and array API inputs.
 
     Parameters
     ----------
-    objective : {"rlo", "logistic"}
-    k : float > 0
-        The root; not used by "logistic".
+    objective : {"rlo", "root", "logistic"}
+    k : float > 0, for "root" > 1
+        The root; not used by "logistic". The smaller, the more "root" ignores samples on the wrong side.
     C : float > 0
         Inverse strength of the L2 penalty; ``numpy.inf`` is none.
     fit_intercept : bool
@@ -49,7 +56,7 @@ class RootedLogisticRegression(LinearClassifierMixin, SparseCoefMixin, BaseEstim
     class_weight : dict, "balanced" or None
         Class → factor of its samples' weights; "balanced": Σ_i s_i / (n_classes · Σ_(i of the class) s_i).
     warm_start : bool
-        Start the next fit from this one's coefficients.
+        Start the next fit from this one's coefficients. "root" may then end elsewhere than after a cold start.
 
     Attributes
     ----------
@@ -58,6 +65,8 @@ class RootedLogisticRegression(LinearClassifierMixin, SparseCoefMixin, BaseEstim
     intercept_ : ndarray, shape (1,) or (n_classes,)
     k_ : float
         The root that the coefficients were fitted with; infinity for "logistic".
+    logit_scale_ : float
+        1 + 1/k for "rlo", 1 − 1/k for "root", 1 for "logistic".
     n_iter_ : ndarray of int, shape (1,)
     n_features_in_ : int
     feature_names_in_ : ndarray of str
@@ -65,15 +74,23 @@ class RootedLogisticRegression(LinearClassifierMixin, SparseCoefMixin, BaseEstim
 
     Notes
     -----
-    The rooted objective is minimised, over all functions and for true class probabilities η, where
-    η_c ∝ p_c^(1 + 1/k) with p = softmax(z): mistakes weigh more than in cross entropy, so the logits z are
-    more cautious. ``predict_proba`` undoes this and returns softmax((1 + 1/k) z). docs/losses.md has the
-    derivation.
+    "root" is not convex. A fit is deterministic all the same: it starts at the logistic solution and follows the
+    stationary point while 1/k grows from 0 in steps of at most 1/4 (to a gradient of 1e-3 on the way). Where it
+    ends the gradient is below `tol`, which proves a stationary point and no more; there may be lower ones.
+
+    Over all functions and for true class probabilities η, the minimisers have η_c ∝ p_c^a with p = softmax(z)
+    and a = 1 + 1/k for "rlo", whose logits z are more cautious than those of cross entropy, a = 1 − 1/k for
+    "root", whose logits are bolder. ``predict_proba`` undoes this and returns softmax(a z). For k ≤ 1 "root"
+    has no such minimiser. docs/losses.md has the derivation.
+
+    In statistics "root" is γ-logistic regression with γ = 1/(k − 1), in the units of the corrected logits.
 
     References
     ----------
     Wang, Veluswami, Mishra, Ravi: Accelerated Neural Network Training with Rooted Logistic Objectives,
     arXiv 2310.03890 (2023).
+    Hung, Jou, Huang: Robust mislabel logistic regression without modeling mislabel probabilities,
+    arXiv 1608.04503 (2016).
 
     Examples
     --------
@@ -170,12 +187,12 @@ class RootedLogisticRegression(LinearClassifierMixin, SparseCoefMixin, BaseEstim
         return weight
 
     def _start(self, scaled, classes):
-        """The last fit's weights with warm_start, where classes and features are the same; else zeros."""
+        """The last fit's weights with warm_start, where classes and features are the same; else None."""
         if self.warm_start and hasattr(self, "coef_") and np.array_equal(self.classes_, classes):
             coef = self.densify().coef_.astype(np.float64)
             if coef.shape[1] == len(scaled.d):
                 return scaled.inwards(coef, self.intercept_)
-        return np.zeros(scaled.size)
+        return None
 
     def _check_parameters(self):
         for name, choices in (("objective", OBJECTIVES), ("solver", SOLVERS)):
@@ -183,21 +200,24 @@ class RootedLogisticRegression(LinearClassifierMixin, SparseCoefMixin, BaseEstim
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
         if not (isinstance(self.C, Real) and self.C > 0):
             raise ValueError(f"C must be a number > 0, got {self.C!r}")
-        if self.objective != "logistic":
-            check_number("k", self.k, 0)
         check_number("tol", self.tol, 0)
         if not (isinstance(self.max_iter, Integral) and self.max_iter >= 0):
             raise ValueError(f"max_iter must be an integer ≥ 0, got {self.max_iter!r}")
 
     def _solve(self, scaled, start):
         """The optimiser's result and the number of iterations; warns unless the gradient is below tol."""
-        options = {"tol": self.tol, "norm": lambda gradient: np.abs(gradient).max()}
-        result = minimize(self.solver, scaled, max_iter=self.max_iter, start=start, **options)
-        n_iter = result.iterations
-        if result.status == "stalled" and self.solver == "lbfgs" and scaled.size <= LARGEST_POLISH:
-            left = self.max_iter - n_iter
-            result = minimize("newton", scaled, max_iter=left, start=result.w, **options)
+        n_iter, power = 0, scaled.objective.power
+        path = [power]
+        if power < 0 and start is None:
+            path = np.linspace(0, power, 1 + int(np.ceil(-power / PATH_STEP)))
+        for scaled.objective.power in path:
+            tol = self.tol if scaled.objective.power == power else max(self.tol, PATH_TOL)
+            result = self._minimize(self.solver, scaled, start, tol, n_iter)
             n_iter += result.iterations
+            if result.status == "stalled" and self.solver == "lbfgs" and scaled.size <= LARGEST_POLISH:
+                result = self._minimize("newton", scaled, result.w, tol, n_iter)
+                n_iter += result.iterations
+            start = result.w
         if result.status != "converged":
             # The first words are scikit-learn's own, which its users' filters look for.
             words = "lbfgs failed to" if self.solver == "lbfgs" else "Newton solver did not"
@@ -211,6 +231,12 @@ class RootedLogisticRegression(LinearClassifierMixin, SparseCoefMixin, BaseEstim
             )  # fmt: skip
         return result, n_iter
 
+    def _minimize(self, solver, scaled, start, tol, n_iter):
+        return minimize(
+            solver, scaled, tol=tol, max_iter=self.max_iter - n_iter, start=start,
+            norm=lambda gradient: np.abs(gradient).max(),
+        )  # fmt: skip
+
     def predict_log_proba(self, X):
         """Logarithm of :meth:`predict_proba`, precise where that rounds to 0 or 1."""
         scores = self.decision_function(X)
@@ -219,5 +245,5 @@ class RootedLogisticRegression(LinearClassifierMixin, SparseCoefMixin, BaseEstim
         return log_softmax(scores * scores.dtype.type(self.logit_scale_), axis=1)
 
     def predict_proba(self, X):
-        """Class probabilities softmax((1 + 1/k) z), for logistic softmax(z); shape (n_samples, n_classes)."""
+        """Class probabilities softmax(`logit_scale_` · z), shape (n_samples, n_classes)."""
         return np.exp(self.predict_log_proba(X))

@@ -53,7 +53,7 @@ class Objective:
     ):
         self.name, self.power = "logistic", 0.0
         if k is not None and loss != "logistic":
-            check_number("k", k, 1 if loss == "root" else 0)
+            check_number(f"k of {loss}", k, 1 if loss == "root" else 0)
             k = float(k)
             self.name, self.power = f"{loss} k={k:g}", (-1 if loss == "root" else 1) / k
         if l2 != 0:

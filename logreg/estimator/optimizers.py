@@ -84,20 +84,17 @@ class _Done(Exception):
 
 def lbfgs(objective, w, observe):
     """SciPy's L-BFGS-B, stopped by `observe` only: its own tolerances are zero."""
-    last = {}
+    last = {"w": None}
 
     def evaluate(w):
-        last["w"], (last["value"], last["gradient"]) = w.copy(), objective.value_and_gradient(w)
+        if not np.array_equal(w, last["w"]):
+            last["w"], (last["value"], last["gradient"]) = w.copy(), objective.value_and_gradient(w)
         return last["value"], last["gradient"]
 
     def callback(w):
-        # The accepted point is nearly always the one evaluated last.
-        if not np.array_equal(w, last["w"]):
-            evaluate(w)
-        if observe(last["w"], last["value"], last["gradient"]):
+        if observe(w.copy(), *evaluate(w)):  # nearly always the point that was evaluated last
             raise _Done
 
-    evaluate(w)
     try:
         callback(w)
         options = {"maxiter": 10**9, "maxfun": 10**9, "maxls": 50, "gtol": 0.0, "ftol": 0.0}
