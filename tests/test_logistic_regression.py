@@ -179,6 +179,7 @@ def test_balanced_counts_by_weight_and_a_class_without_weight_is_as_good_as_abse
         {"objective": "hinge"},
         {"k": 0.0},
         {"k": 1.0, "objective": "root"},
+        {"k": None},
         {"C": 0},
         {"tol": -1},
         {"tol": np.inf},

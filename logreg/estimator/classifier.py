@@ -143,8 +143,7 @@ class RootedLogisticRegression(LinearClassifierMixin, SparseCoefMixin, BaseEstim
             classes are separable, so that there is no minimum.
         """
         self._check_parameters()
-        dtypes = [np.float64, np.float32]
-        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=dtypes, order="C")
+        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32], order="C")
         check_classification_targets(y)
         classes, codes = np.unique(y, return_inverse=True)
         if len(classes) < 2:
@@ -210,14 +209,17 @@ class RootedLogisticRegression(LinearClassifierMixin, SparseCoefMixin, BaseEstim
         path = [power]
         if power < 0 and start is None:
             path = np.linspace(0, power, 1 + int(np.ceil(-power / PATH_STEP)))
+        solvers = [self.solver] + ["newton"] * (scaled.size <= LARGEST_POLISH)
         for scaled.objective.power in path:
             tol = self.tol if scaled.objective.power == power else max(self.tol, PATH_TOL)
-            result = self._minimize(self.solver, scaled, start, tol, n_iter)
-            n_iter += result.iterations
-            if result.status == "stalled" and self.solver == "lbfgs" and scaled.size <= LARGEST_POLISH:
-                result = self._minimize("newton", scaled, result.w, tol, n_iter)
-                n_iter += result.iterations
-            start = result.w
+            for solver in solvers:
+                result = minimize(
+                    solver, scaled, tol=tol, max_iter=self.max_iter - n_iter, start=start,
+                    norm=lambda gradient: np.abs(gradient).max(),
+                )  # fmt: skip
+                n_iter, start = n_iter + result.iterations, result.w
+                if result.status != "stalled":
+                    break
         if result.status != "converged":
             # The first words are scikit-learn's own, which its users' filters look for.
             words = "lbfgs failed to" if self.solver == "lbfgs" else "Newton solver did not"
@@ -230,12 +232,6 @@ class RootedLogisticRegression(LinearClassifierMixin, SparseCoefMixin, BaseEstim
                 ConvergenceWarning, stacklevel=3,
             )  # fmt: skip
         return result, n_iter
-
-    def _minimize(self, solver, scaled, start, tol, n_iter):
-        return minimize(
-            solver, scaled, tol=tol, max_iter=self.max_iter - n_iter, start=start,
-            norm=lambda gradient: np.abs(gradient).max(),
-        )  # fmt: skip
 
     def predict_log_proba(self, X):
         """Logarithm of :meth:`predict_proba`, precise where that rounds to 0 or 1."""

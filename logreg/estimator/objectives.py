@@ -24,35 +24,16 @@ class Objective:
     class. The intercept b is never penalised. F is convex for logistic and rlo, not for root; on separable
     data without l2 it has no minimiser.
 
-    Parameters
-    ----------
-    X : ndarray or CSR matrix of float64, shape (n, d)
-    y : ndarray of int, shape (n,)
-        Classes 0 … n_classes − 1.
-    n_classes : int ≥ 2
-    k : float > 0, for root > 1, optional
-        The root; None is logistic regression.
-    loss : {"rlo", "root", "logistic"}
-    l2 : float ≥ 0
-    fit_intercept : bool
-    sample_weight : ndarray of float, shape (n,), optional
-        s_i ≥ 0; all ones unless given.
+    X is an ndarray or a CSR matrix of float64, y holds classes 0 … n_classes − 1. Unless given, `loss` is rlo with
+    a k and logistic without, and the sample weights s_i ≥ 0 are all 1. ``ValueError`` if k or l2 is out of range.
 
-    Raises
-    ------
-    ValueError
-        If k or l2 is out of range.
-
-    Notes
-    -----
     The weights travel as one flat vector of ``size`` numbers: row by row, the row's intercept last.
     """
 
-    def __init__(
-        self, X, y, n_classes, k=None, loss="rlo", *, l2=0.0, fit_intercept=True, sample_weight=None
-    ):
+    def __init__(self, X, y, n_classes, k=None, loss=None, *, l2=0.0, fit_intercept=True, sample_weight=None):
         self.name, self.power = "logistic", 0.0
-        if k is not None and loss != "logistic":
+        loss = loss or ("logistic" if k is None else "rlo")
+        if loss != "logistic":
             check_number(f"k of {loss}", k, 1 if loss == "root" else 0)
             k = float(k)
             self.name, self.power = f"{loss} k={k:g}", (-1 if loss == "root" else 1) / k
@@ -93,14 +74,14 @@ class Objective:
             e = np.exp(-np.abs(t))
             ell = np.log1p(e) + np.maximum(-t, 0)  # all its digits, also where it is 1e-300
             return ell, (-self._sign * np.where(t > 0, e, 1) / (1 + e))[None]
-        own = self.y, np.arange(len(self.y))
+        label = self.y, np.arange(len(self.y))
         scores = np.ascontiguousarray(scores)
         scores -= scores.max(axis=0)
-        ell = -scores[own]
+        ell = -scores[label]
         p = np.exp(scores)
         total = p.sum(axis=0)
         p /= total
-        p[own] -= 1
+        p[label] -= 1
         return ell + np.log(total), p
 
     def _phi(self, ell):
@@ -137,8 +118,7 @@ class Objective:
         ell, residual = self._cross_entropy(w)
         slope = self.share * self._phi(ell)[1]
         bend = np.where(self.power * ell < LARGEST_EXPONENT, self.power * slope, 0)
-        own = self.y if self.rows == 1 else self.y == np.arange(self.rows)[:, None]
-        P = residual + own
+        P = residual + (self.y if self.rows == 1 else self.y == np.arange(self.rows)[:, None])
         rows, columns, design = self.rows, self.columns, self.design
         H = np.empty((rows, columns, rows, columns))
         for a in range(rows):
@@ -217,9 +197,9 @@ class Objective:
         if self.rows == 1:
             margins = self._sign * scores[0]
         else:
-            own = self.y, np.arange(len(self.y))
-            margins = scores[own]
-            scores[own] = -np.inf
+            label = self.y, np.arange(len(self.y))
+            margins = scores[label]
+            scores[label] = -np.inf
             margins = margins - scores.max(axis=0)
         norm = self.norm(w)
         return float(margins[self.share > 0].min()) / norm if norm else 0.0

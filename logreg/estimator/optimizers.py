@@ -135,43 +135,18 @@ def newton(objective, w, observe):
         w, value, gradient = ahead, value_ahead, gradient_ahead
 
 
-OPTIMIZERS: dict[str, Callable[..., None]] = {
-    "gd": gd,
-    "nesterov": nesterov,
-    "lbfgs": lbfgs,
-    "newton": newton,
-}
+OPTIMIZERS: dict[str, Callable[..., None]] = {f.__name__: f for f in (gd, nesterov, lbfgs, newton)}
 
 
 def minimize(
     name, objective, *, tol, max_iter, lr=None, start=None, norm=np.linalg.norm, on_iterate=None
 ) -> Result:
-    """Minimise `objective` with the optimiser called `name`.
+    """Minimise `objective` with the optimiser called `name`, from `start` or zero, until `norm`(gradient) ≤ tol.
 
-    Parameters
-    ----------
-    name : str
-        One of ``OPTIMIZERS``.
-    objective
-        Has ``size``, ``value_and_gradient(w)``, for newton ``hessian(w)``, for gd and nesterov without `lr`
-        ``lipschitz()``.
-    tol : float > 0
-        Done when the `norm` of the gradient is at most this.
-    max_iter : int ≥ 0
-    lr : float > 0, optional
-        The step of gd and nesterov; 1/L unless given.
-    start : ndarray, shape (size,), optional
-        Where to begin; zero unless given.
-    norm : callable
-        Gradient → float; the Euclidean norm unless given.
-    on_iterate : callable, optional
-        Called without arguments after every iteration (progress).
-
-    Returns
-    -------
-    Result
-        ``diverged`` where a value is not finite or 10⁶ times the first one, or where after `max_iter`
-        iterations it is above the first one.
+    `objective` has ``size``, ``value_and_gradient(w)``, for newton ``hessian(w)``, and for gd and nesterov, whose
+    step is 1/L unless `lr` is given, ``lipschitz()``. `on_iterate()` is called after every iteration. The status
+    is ``diverged`` where a value is not finite or 10⁶ times the first one, or where after `max_iter` iterations it
+    is above the first one.
     """
     options = {}
     if name in ("gd", "nesterov"):
