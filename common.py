@@ -9,7 +9,6 @@ import errno
 import io
 import math
 import os
-import pickle
 import re
 import sys
 import warnings
@@ -50,6 +49,18 @@ def did_you_mean(name: str, known: Iterable[str], n: int = 1) -> str:
     """``"; did you mean a or b?"`` for the `n` nearest of the `known` names; empty where none is near."""
     near = difflib.get_close_matches(name, list(known), n)
     return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+def spelling(name: str) -> str:
+    """One spelling of the name of a net, a data set or a loss: lower case without ``-``, ``_`` and blanks.
+
+    What follows the colon of ``folder:PATH`` and ``timm:NAME`` stays as it is.
+
+    >>> spelling("ViT-Tiny"), spelling("Folder:My_Images")
+    ('vittiny', 'folder:My_Images')
+    """
+    kind, colon, rest = name.partition(":")
+    return re.sub(r"[-_\s]", "", kind.lower()) + colon + rest.strip()
 
 
 def printable(text: str) -> str:
@@ -141,56 +152,34 @@ def may_replace(path: str | os.PathLike, beginning: bytes) -> bool:
         return re.match(beginning + rb"|\Z", file.read(1000)) is not None
 
 
-def load_tensors(path: Path, safe_globals: Iterable[Any] = ()) -> object:
-    """What ``torch.save`` wrote to `path`, on the CPU: checksums tested, no code run.
+def load_tensors(path: str | os.PathLike) -> object:
+    """What ``torch.save`` wrote to `path`, on the CPU; no code is run, and the checksums are tested.
 
-    Parameters
-    ----------
-    path : path
-    safe_globals : iterable of classes
-        Plain data that ``weights_only=True`` may build besides its own.
+    ``argparse.Namespace`` is allowed: training scripts keep their flags in one beside the weights.
 
     Raises
     ------
     UserError
-        ``"<path> <what is wrong>"``: not there, damaged, compressed (a zip bomb?), or it would run code.
+        The file is not there, is damaged, or would run code when loaded.
     """
     import torch
 
     if not os.path.isfile(path):  # pathlib raises for names too long
         raise UserError(f"{path} is {'a directory' if os.path.isdir(path) else 'not there'}")
     try:
-        with warnings.catch_warnings():  # what torch would warn of, the errors below say
-            warnings.simplefilter("ignore")
-            if zipfile.is_zipfile(path):  # torch does not look at the checksums that it wrote
-                with zipfile.ZipFile(path) as archive:
-                    if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
-                        raise ValueError("it is compressed, which torch.save never does")
-                    damaged = archive.testzip()
-                if damaged:
-                    raise ValueError(f"the checksum of {damaged} is wrong")
-            with torch.serialization.safe_globals(list(safe_globals)):
-                return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        foreign = []
-        with suppress(Exception):  # damaged, or the format before torch 1.6: then nobody knows
-            foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-            foreign = sorted(set(foreign) - {_global_name(item) for item in safe_globals})
-        what = f"; in the way: {', '.join(foreign[:3])}" if foreign else ""
-        raise UserError(
-            f"{path} is not a file of plain tensors: it is damaged, or would run code when loaded{what}"
-        ) from error
+        # torch writes checksums and does not read them
+        damaged = zipfile.ZipFile(path).testzip() if zipfile.is_zipfile(path) else None
+        if damaged:
+            raise ValueError(f"the checksum of {damaged} is wrong")
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can fail anywhere in zip, pickle or tensor decoding
-        reason = one_line(error, 200)
-        if not str(error).strip() or isinstance(
-            error, LookupError
-        ):  # torch's pickle reader met a byte it does not know
-            reason = "not a checkpoint, or not all of it"
-        raise UserError(f"{path} is damaged: it cannot be read ({reason})") from error
-
-
-def _global_name(item) -> str:
-    return item[1] if isinstance(item, tuple) else f"{item.__module__}.{item.__qualname__}"
+        foreign = re.search(r"Unsupported \w+: (?:GLOBAL )?\S+", str(error))
+        if foreign:
+            raise UserError(
+                f"{path} is not a file of plain tensors: it would run code when loaded ({foreign[0]})"
+            ) from error
+        raise UserError(f"{path} is damaged: it cannot be read ({one_line(error, 200)})") from error
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -281,6 +270,8 @@ def one_line_errors(prog: str, in_less_memory: str = "try smaller data") -> Iter
     A reader that closes our output (``| head -1``) ends the program with one line too, and exit code 141 as a
     shell would have it; so does a disk that is full, with exit code 2.
     """
+    if sys.stdout is None:  # closed before the program started
+        sys.stdout = open(os.devnull, "w")
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
     try:
@@ -290,6 +281,8 @@ def one_line_errors(prog: str, in_less_memory: str = "try smaller data") -> Iter
         fail(error, prog, error.exit_code)
     except (MemoryError, RuntimeError) as error:
         _explain(error, prog, in_less_memory)
+    except KeyboardInterrupt:
+        fail("stopped by Ctrl-C", prog, 130)
     except BrokenPipeError:
         _forget_output()
         fail("nobody reads the output any more (a closed pipe)", prog, 141)

@@ -250,23 +250,6 @@ def regression_parser(documentation: str = "Logistic regression.\n\npython regre
     return parser
 
 
-def predict_parser(documentation: str = "Predict.\n\npython predict.py") -> Parser:
-    """predict.py's flags."""
-    parser = Parser("predict.py", documentation)
-    add = parser.add_argument
-    # fmt: off
-    add("run", metavar="RUN", help="a run directory, or its best.pt or model.safetensors")
-    add("images", nargs="+", metavar="IMAGE", help="image files, or folders that are searched for some")
-    add("--top", type=number(int, 1), metavar="N", help="classes an image (default: 3, or all of fewer)")
-    add("--csv", default="", metavar="FILE", help="write CSV there (default: a table on a terminal, else CSV)")
-    add("--raw", action="store_true", help="plain softmax, not corrected for the loss (docs/losses.md)")
-    add("--bs", type=number(int, 1, 10**6), default=128, metavar="N", help="images at a time")
-    add("--workers", type=number(int, 0, 1024), default=2, metavar="N", help="processes that decode")
-    add("--device", choices=("auto", "cuda", "cpu", "mps"), default="auto", help="what to compute on")
-    # fmt: on
-    return parser
-
-
 def parse_train(argv: list[str] | None = None, documentation: str | None = None):
     """train.py's flags, checked as far as they can be alone, and the names of those that were typed."""
     parser = train_parser(documentation) if documentation else train_parser()
@@ -289,24 +272,6 @@ def parse_train(argv: list[str] | None = None, documentation: str | None = None)
         if getattr(args, name) is None:
             setattr(args, name, own.get(name))
     return args, typed
-
-
-def export_parser(documentation: str = "Export.\n\npython export.py") -> Parser:
-    """export.py's flags."""
-    parser = Parser("export.py", documentation)
-    add = parser.add_argument
-    add("run", metavar="RUN", help="a run directory, or its best.pt or model.safetensors")
-    add("--format", choices=("onnx", "pt2", "safetensors"), required=True, help="what to write")
-    add("--out", default="", metavar="FILE", help="write there (default: model.FORMAT beside the weights)")
-    add(
-        "--images",
-        nargs="+",
-        default=[],
-        metavar="IMAGE",
-        help="image files or folders to compare both nets on (default: those of the folder that the run was "
-        "trained on, if it is there, else random ones)",
-    )
-    return parser
 
 
 def compare_parser(documentation: str = "Compare.\n\npython compare.py") -> Parser:

@@ -38,7 +38,7 @@ class World:
 
     def __init__(self, device: str = "auto") -> None:
         self.rank, self.size, local_rank = _who_is_who()
-        self.device = _pick_device(device, local_rank)
+        self.device = pick_device(device, local_rank)
         self._host_group = None
         if self.size > 1:
             on_gpu = self.device.type == "cuda"
@@ -194,7 +194,7 @@ def _mean_in_order_of_rank(size: int, bucket: dist.GradBucket) -> torch.futures.
     return gathering.get_future().then(lambda _: torch.stack(parts).sum(0).div_(size))
 
 
-def _pick_device(name: str, local_rank: int) -> torch.device:
+def pick_device(name: str, local_rank: int = 0) -> torch.device:
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         name = next(n for n, there in available.items() if there)
