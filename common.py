@@ -9,6 +9,7 @@ import errno
 import io
 import math
 import os
+import pickle
 import re
 import sys
 import warnings
@@ -171,15 +172,19 @@ def load_tensors(path: str | os.PathLike) -> object:
         damaged = zipfile.ZipFile(path).testzip() if zipfile.is_zipfile(path) else None
         if damaged:
             raise ValueError(f"the checksum of {damaged} is wrong")
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what torch warns of, the errors below say
             return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # torch's own message advises to load it unsafely
+        foreign = re.search(r"GLOBAL (\S+)", str(error))
+        what = f" ({foreign[1]})" if foreign else ""
+        raise UserError(
+            f"{path} is not a file of plain tensors: it is damaged, or would run code when loaded{what}"
+        ) from error
     except Exception as error:  # a damaged file can fail anywhere in zip, pickle or tensor decoding
-        foreign = re.search(r"Unsupported \w+: (?:GLOBAL )?\S+", str(error))
-        if foreign:
-            raise UserError(
-                f"{path} is not a file of plain tensors: it would run code when loaded ({foreign[0]})"
-            ) from error
-        raise UserError(f"{path} is damaged: it cannot be read ({one_line(error, 200)})") from error
+        reason = one_line(str(error) or type(error).__name__, 100)
+        raise UserError(f"{path} is damaged: it cannot be read ({reason})") from error
 
 
 def is_out_of_memory(error: BaseException) -> bool:

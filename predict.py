@@ -50,7 +50,6 @@ def predict(args):
     """Write a row for each image, as they come; returns what is wrong with those that cannot be read."""
     import torch
 
-    from data.images import strict_pillow
     from engine.distributed import pick_device
     from models import ModelError, load_run, net_facts, read_info
     from models.run import weights_file
@@ -78,7 +77,7 @@ def predict(args):
             return str(error)
 
     unreadable = []
-    with Writer(args.csv, args.top) as write, strict_pillow(), torch.inference_mode():
+    with Writer(args.csv, args.top) as write, torch.inference_mode():
         for some, images in read_ahead(read, paths, args.bs, args.workers):
             unreadable += [image for image in images if isinstance(image, str)]
             good = [

@@ -126,28 +126,22 @@ def weights_file(path: str | Path) -> Path:
 
 
 class Transform:
-    """From an image file, a Pillow image or a list of them to a tensor (N, 3, H, W), as the test of the training saw it.
+    """From an image file, a Pillow image or a list of them to a tensor (N, 3, H, W), as the training's test saw it.
 
     A Pillow image is taken as if it were read from a lossless file.
     """
 
     def __init__(self, info: ModelInfo):
-        self.size, self.how = info.image_size, (info.interpolation, info.crop_pct)
+        self.how = (info.image_size, info.interpolation, info.crop_pct)
         self.mean, self.std = (torch.tensor(x).view(3, 1, 1) for x in (info.mean, info.std))
 
     def __call__(self, images) -> Tensor:
+        # Decoding belongs to data/, which models/ does without until a trained net is used.
+        from data.images import decode
+
         images = images if isinstance(images, list | tuple) else [images]
-        return torch.cat([self._pixels(image) for image in images])
-
-    def _pixels(self, image) -> Tensor:
-        # Decoding belongs to data/, which training does without models/ and models/ without data/.
-        from data.images import decode, resize_squares
-
-        image = image if isinstance(image, Image.Image) else str(image)
-        # small squares are enlarged as tensors, as in training
-        pixels = torch.from_numpy(decode(image, self.size, *self.how, enlarge=False).copy())[None]
-        if pixels.shape[-1] < self.size:
-            pixels = resize_squares(pixels, self.size, *self.how)
+        pictures = (image if isinstance(image, Image.Image) else str(image) for image in images)
+        pixels = torch.stack([torch.from_numpy(decode(picture, *self.how).copy()) for picture in pictures])
         return (pixels / 255 - self.mean) / self.std
 
 

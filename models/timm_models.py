@@ -146,7 +146,7 @@ def _try_one_image(model: nn.Module, spec: Spec) -> tuple[int, ...]:
 
 
 def _create_pretrained(name: str, cfg, options: dict) -> nn.Module:
-    """The net with its published weights. The same net without them has been built, so what fails here is the download."""
+    """The net with its published weights; it has been built without them, so what fails here is the download."""
     if not timm.is_model_pretrained(name):
         raise WeightsUnavailable(
             f"timm has no pretrained weights for {name}; --checkpoint FILE loads your own"

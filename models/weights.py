@@ -89,7 +89,7 @@ def read_file(path: str | Path) -> Mapping[str, Any]:
             return content if isinstance(content, Mapping) else {}
         try:
             with safetensors.safe_open(path, framework="pt") as file:
-                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no mapping
+                state = {name: file.get_tensor(name) for name in file.keys()}
                 return {"state_dict": state, "info": json.loads((file.metadata() or {}).get("info", "null"))}
         except Exception as error:  # safetensors' own errors have no public base
             raise UserError(f"{path} cannot be read ({one_line(error, 200)})") from error
