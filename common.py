@@ -53,15 +53,15 @@ def did_you_mean(name: str, known: Iterable[str], n: int = 1) -> str:
 
 
 def spelling(name: str) -> str:
-    """One spelling of the name of a net, a data set or a loss: lower case without ``-``, ``_`` and blanks.
+    """One spelling of the name of a net, a data set or a loss: ``ViT_Tiny`` and ``vit-tiny`` are the same.
 
-    What follows the colon of ``folder:PATH`` and ``timm:NAME`` stays as it is.
-
-    >>> spelling("ViT-Tiny"), spelling("Folder:My_Images")
-    ('vittiny', 'folder:My_Images')
+    ``timm:NAME`` keeps its name, and ``folder:PATH`` becomes the real path.
     """
-    kind, colon, rest = name.partition(":")
-    return re.sub(r"[-_\s]", "", kind.lower()) + colon + rest.strip()
+    kind, colon, rest = str(name).partition(":")
+    kind = re.sub(r"[-_\s]", "", kind.lower())
+    if colon and kind == "folder":
+        rest = os.path.realpath(os.path.expanduser(rest))
+    return kind + colon + rest
 
 
 def printable(text: str) -> str:
@@ -69,32 +69,29 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
-def picture(figure: Any, form: str = "png", dpi: int = 110, **options: Any) -> bytes:
-    """What a file of a figure of matplotlib's holds; names in any script are drawn without a warning."""
-    image = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
-        figure.savefig(image, format=form, dpi=dpi, **options)
-    return image.getvalue()
+def draw(path: Path, make: Callable[[], Any], **options: Any) -> None:
+    """Draw the figure of matplotlib's that `make` returns into the file `path`, atomically.
+
+    The user's matplotlibrc has no say. A picture that fails is a note: it never ends a program.
+    """
+    try:
+        import matplotlib
+
+        with matplotlib.rc_context(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # names may be in any script
+            matplotlib.rcdefaults()
+            image = io.BytesIO()
+            make().savefig(image, format=Path(path).suffix[1:], **{"dpi": 110} | options)
+        write_atomically(path, lambda file: file.write(image.getvalue()))
+    except Exception as error:
+        print(f"note    {path} was not drawn: {one_line(error, 200)}", flush=True)
 
 
 def cores() -> int:
-    """Processor cores of this process: its affinity, and its container's quota where that is lower."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        count = min(count, max(1, int(quota) // int(period)))
-    except (OSError, ValueError):  # no cgroup, or "max"
-        pass
-    return count
+    """Processor cores of this process: within its affinity and its container's quota, shared with torchrun's others."""
+    from joblib import cpu_count
 
-
-def local_world_size() -> int:
-    """Processes of one torchrun on this machine, which share its cores and memory."""
-    try:
-        return max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    except ValueError:
-        return 1
+    return max(1, cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE") or 1))
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -117,25 +114,18 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        _sync_directory(path.parent)
     except OSError as error:
         kept = "; the previous one is untouched" if path.exists() else ""
         raise UserError(f"cannot write {path}: {error.strerror or error}{kept}") from error
     finally:
         with suppress(OSError):  # it is gone, or was never there
             temporary.unlink()
-
-
-def _sync_directory(path: Path) -> None:
-    """Make a rename in `path` survive a power cut, where the system lets a directory be opened."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with suppress(OSError):  # the rename survives a power cut, where the system can sync a directory
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
 
 
 def may_replace(path: str | os.PathLike, beginning: bytes) -> bool:
@@ -206,8 +196,9 @@ class Parser(argparse.ArgumentParser):
     The first paragraph of `documentation` becomes the description, the second the examples at the end.
     """
 
-    def __init__(self, prog: str, documentation: str) -> None:
-        description, examples, *_ = documentation.strip().split("\n\n")
+    def __init__(self, prog: str, documentation: str | None) -> None:
+        # python -OO leaves no docstrings
+        description, examples, *_ = [*(documentation or f"{prog}\n\n").strip("\n").split("\n\n"), ""]
         super().__init__(
             prog, None, description, examples, formatter_class=_HelpFormatter, allow_abbrev=False
         )
@@ -225,24 +216,6 @@ class Parser(argparse.ArgumentParser):
         blank = argparse.Namespace(**dict.fromkeys(vars(args), unset))
         typed = vars(self.parse_args(argv, blank))
         return args, {name for name, value in typed.items() if value is not unset}
-
-    def check(self, values: dict) -> None:
-        """Raise ``ValueError`` unless each value is one that its flag could have on the command line."""
-        for action in self._actions:
-            if action.nargs == 0 and action.const is not True:  # --noamp: another name for a value of --amp
-                continue
-            value = values.get(action.dest, action.default)
-            if value == action.default and type(value) is type(action.default):
-                continue
-            fits = type(value) is bool if action.nargs == 0 else type(value) in (str, int, float)
-            try:
-                if fits and action.nargs != 0:
-                    fits = self._get_value(action, str(value)) == value
-                    self._check_value(action, value)
-            except argparse.ArgumentError as error:
-                raise ValueError(str(error)) from None
-            if not fits:
-                raise ValueError(f"{action.dest} is {value!r}")
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -268,26 +241,28 @@ def fail(message: object, prog: str = "train.py", code: int = EXIT_USAGE) -> Non
 
 @contextmanager
 def one_line_errors(prog: str, in_less_memory: str = "try smaller data") -> Iterator[None]:
-    """Users' mistakes become one line and their exit code, and what the device cannot do; all else keeps its traceback.
+    """Users' mistakes become one line and their exit code, and so does what the machine cannot do.
 
-    `in_less_memory` says what would need less memory.
-
-    A reader that closes our output (``| head -1``) ends the program with one line too, and exit code 141 as a
-    shell would have it; so does a disk that is full, with exit code 2.
+    All else keeps its traceback. `in_less_memory` says what would need less memory. Ctrl-C ends the program with
+    130, a reader that closes our output (``| head -1``) with 141, as a shell would have it.
     """
-    if sys.stdout is None:  # closed before the program started
-        sys.stdout = open(os.devnull, "w")
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:  # closed when the program started
+            setattr(sys, stream, open(os.devnull, "w"))
+        elif hasattr(getattr(sys, stream), "reconfigure"):
+            getattr(sys, stream).reconfigure(errors="backslashreplace")  # names of files need not be text
     try:
         yield
         sys.stdout.flush()
     except UserError as error:
         fail(error, prog, error.exit_code)
-    except (MemoryError, RuntimeError) as error:
-        _explain(error, prog, in_less_memory)
     except KeyboardInterrupt:
         fail("stopped by Ctrl-C", prog, 130)
+    except (MemoryError, RuntimeError) as error:
+        reason = _limit_of_the_machine(error, in_less_memory)
+        if not reason:
+            raise
+        fail(reason, prog)
     except BrokenPipeError:
         _forget_output()
         fail("nobody reads the output any more (a closed pipe)", prog, 141)
@@ -303,15 +278,18 @@ def _forget_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _explain(error: MemoryError | RuntimeError, prog: str, in_less_memory: str) -> None:
-    """One line for what the device, not our code, cannot do; all else is raised again."""
-    reason = one_line(str(error).split("\n")[0], 200)
+def _limit_of_the_machine(error: MemoryError | RuntimeError, in_less_memory: str) -> str:
+    """One line for what the machine, not our code, cannot do; empty for all else."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    reason = one_line(lines[0] if lines else error, 200)
     if is_out_of_memory(error):
-        fail(f"out of memory: {in_less_memory} ({reason})", prog)
+        return f"out of memory: {in_less_memory} ({reason})"
     if "does not have a deterministic implementation" in reason:
         what = reason.split(".")[0]
-        fail(f"--deterministic: {what}; train on another --device, or without --deterministic", prog)
-    raise error
+        return f"--deterministic: {what}; train on another --device, or without --deterministic"
+    if any(kind.__name__ == "TorchDynamoException" for kind in type(error).__mro__):
+        return f"torch.compile does not work here ({reason}): use --compile off"
+    return ""
 
 
 def interval(text: str) -> str:
@@ -341,3 +319,7 @@ def number(kind: type, low: float, high: float = math.inf, *, above: bool = Fals
         return value
 
     return parse
+
+
+def local_world_size() -> int:
+    return int(os.environ.get("LOCAL_WORLD_SIZE") or 1)

@@ -50,7 +50,7 @@ def predict(args):
     """Write a row for each image, as they come; returns what is wrong with those that cannot be read."""
     import torch
 
-    from engine.distributed import pick_device
+    from engine.world import pick_device
     from models import ModelError, load_run, net_facts, read_info
     from models.run import weights_file
 

@@ -87,6 +87,10 @@ class TrainLoader:
             raise DataError(f"epoch {epoch} has {len(self)} batches; it cannot start at batch {start_batch}")
         self._epoch, self._start = epoch, start_batch
 
+    def from_(self, epoch, batch=0):
+        self.set_epoch(epoch, batch)
+        return iter(self)
+
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         epoch, start, self._start = self._epoch, self._start, 0
         n = len(self._labels)

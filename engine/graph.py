@@ -31,14 +31,19 @@ def why_not_graph(precision: Precision, processes: int, accumulate: int, clip_gr
     return ""
 
 
-def choose_graph(wanted: str, why_not: str, recordable: bool) -> tuple[bool, list[str]]:
-    """Whether a step is a graph, and notes; `wanted` is "on", "off", or "auto": where it is known to be `recordable`.
+def choose_graph(wanted: str, why_not: str, recordable: bool) -> bool:
+    """Whether a step is a graph; `wanted` is "on", "off", or "auto": where it is known to be `recordable`.
 
     A net or an optimiser that waits for the GPU inside would not survive the recording.
+
+    Raises
+    ------
+    UserError
+        If it is on, and cannot be.
     """
-    if wanted == "off" or (wanted == "auto" and not recordable):
-        return False, []
-    return not why_not, [f"without a graph a step: {why_not}"] if why_not and wanted == "on" else []
+    if wanted == "on" and why_not:
+        raise UserError(f"--graph on: {why_not}; leave it out here")
+    return wanted == "on" or (wanted == "auto" and recordable and not why_not)
 
 
 def has_room() -> bool:

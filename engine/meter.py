@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .distributed import World
+from .world import World
 
 NEVER = 2**40
 PEEK_EVERY = 20  # steps

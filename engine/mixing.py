@@ -7,12 +7,14 @@ and parts that share a batch give what one process gives, and a resumed run need
 
 import math
 import random
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 
+@dataclass(frozen=True)
 class Mixing:
     """Mix the images and labels of a batch.
 
@@ -27,8 +29,10 @@ class Mixing:
     seed : int
     """
 
-    def __init__(self, mixup: float, cutmix: float, num_classes: int, seed: int) -> None:
-        self.mixup, self.cutmix, self.num_classes, self.seed = mixup, cutmix, num_classes, seed
+    mixup: float
+    cutmix: float
+    num_classes: int
+    seed: int
 
     def __call__(self, images: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """Images (B, C, H, W) and class probabilities (B, K) of the mixed batch; `labels` (B,)."""

@@ -1,57 +1,84 @@
-"""Optimisers by name, and the learning rate of every step."""
+"""The optimiser by its name in timm, and the learning rate of every step."""
 
-from __future__ import annotations
-
-import importlib
+import inspect
 import math
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
-if TYPE_CHECKING:
-    import torch
+import torch
 
-# One line an optimiser: its class, imported when it is used, and options that differ from the class's own.
-OPTIMIZERS: dict[str, tuple[str, dict]] = {
-    "adam": ("torch.optim:Adam", {}),
-    "adamw": ("torch.optim:AdamW", {}),
-    "sgd": ("torch.optim:SGD", {"momentum": 0.9}),
-}
+from common import UserError, did_you_mean, one_line
+
+# timm's name of an optimiser where ours is another: its "sgd" is Nesterov's, ours is plain momentum.
+NAMES = {"sgd": "momentum"}
+MOMENTUM = 0.9
 
 
 def build_optimizer(
-    name: str,
-    parameters: Iterable[torch.nn.Parameter],
-    lr: float,
-    weight_decay: float,
-    device: torch.device,
+    name: str, net: torch.nn.Module, lr: float, weight_decay: float, device: torch.device
 ) -> torch.optim.Optimizer:
-    """The optimiser of that name in ``OPTIMIZERS``, fused where torch has a fused kernel.
+    """An optimiser of timm's for the parameters of `net` that learn, fused where torch has a fused kernel.
 
-    `weight_decay` is decoupled for adamw, added to the gradient for the others, and acts on every
-    parameter.
+    Parameters
+    ----------
+    name : str
+        A name that ``timm.optim.list_optimizers`` lists; ``sgd`` has momentum 0.9 and is not Nesterov's.
+    net : nn.Module
+    lr : float
+    weight_decay : float
+        Decoupled for adamw and its like, added to the gradient for others; of all parameters.
+    device : torch.device
 
     Raises
     ------
-    KeyError
-        For an unknown name.
+    UserError
+        For a name that timm does not know, or an optimiser that it cannot make.
     """
-    where, options = OPTIMIZERS[name]
-    module, _, class_name = where.partition(":")
-    build = getattr(importlib.import_module(module), class_name)
-    if module == "torch.optim" and device.type in ("cuda", "cpu"):
-        options = options | {"fused": True}
-    return build(parameters, lr=lr, weight_decay=weight_decay, **options)
+    from timm.optim import create_optimizer_v2, get_optimizer_class, get_optimizer_info, list_optimizers
+
+    known = list_optimizers()
+    name = name.lower()
+    if name not in known:
+        hint = did_you_mean(name, known, 3) or "; timm.optim.list_optimizers() lists the names"
+        raise UserError(f"--opt {name} is not an optimizer of timm's{hint}")
+    if get_optimizer_info(name).second_order:
+        raise UserError(
+            f"--opt {name} needs a second backward pass in each step, which train.py does not make"
+        )
+    name = NAMES.get(name, name)
+    kind = get_optimizer_class(name, bind_defaults=False)
+    has_fused = kind.__module__.startswith("torch.optim") and "fused" in inspect.signature(kind).parameters
+    fused = {"fused": True} if has_fused and device.type in ("cuda", "cpu") else {}
+    try:
+        return create_optimizer_v2(
+            net,
+            opt=name,
+            lr=lr,
+            weight_decay=weight_decay,
+            momentum=MOMENTUM,
+            filter_bias_and_bn=False,
+            **fused,
+        )
+    except (TypeError, ValueError, AssertionError, ImportError) as error:
+        raise UserError(f"--opt {name}: {one_line(error, 200)}") from error
 
 
-def learning_rate(step: int, base: float, total_steps: int, warmup_steps: int = 0) -> float:
-    """The rate of step 0 … total_steps − 1: linear warm-up to `base`, then half a cosine towards 0.
+def schedule(
+    base: float, total_steps: int, warmup_steps: int = 0, step_size: int = 0
+) -> Callable[[int], float]:
+    """The learning rate as a function of the step, 0 … total_steps − 1, so that a resumed run needs no state.
 
-    A function of the step alone, so a resumed run needs no schedule state.
+    Linear warm-up to `base`, then half a cosine towards 0, or a tenth of the rate every `step_size` steps.
     """
-    if step < warmup_steps:
-        return base * (step + 1) / warmup_steps
-    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
-    return base * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+    def rate(step: int) -> float:
+        if step < warmup_steps:
+            return base * (step + 1) / warmup_steps
+        if step_size:
+            return base * 0.1 ** ((step - warmup_steps) // step_size)
+        progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+        return base * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+    return rate
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

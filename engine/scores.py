@@ -1,101 +1,73 @@
-"""What a test says of a net: accuracy, proper scores, and whether the net is as sure as it is right."""
+"""What the logits of a test say of a net: accuracy, proper scores, and whether the net is as sure as it is right."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-import torch
+import numpy as np
 from torch import Tensor
 from torch.nn import functional as F
-
-from .distributed import World
 
 BINS = 15
 
 
-class Scores:
-    """Sums of a test, kept on the device.
+def test_scores(
+    logits: Tensor,
+    labels: Tensor,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    logit_scale: float | None = 1.0,
+    class_counts: Sequence[int] = (),
+) -> dict[str, float]:
+    """The scores of a test, accuracies and calibration errors in percent.
 
-    Calibration error is Σ_b |Σ_{i in b} (correct_i − confidence_i)| / N over 15 bins of equal width, where
-    the confidence is the largest probability: Naeini et al. 2015, Guo et al. 2017. Negative log likelihood
-    and calibration error are taken twice: of softmax(z), and *corrected*, of softmax(c z), which undoes the
-    bias of a loss whose minimiser is not the true probability (docs/losses.md §7).
+    Negative log likelihood and calibration error are taken twice: of softmax(z), and *corrected*, of softmax(c z),
+    which undoes the bias of a loss whose minimiser is not the true probability (docs/losses.md §7).
 
     Parameters
     ----------
-    world : World
-    num_classes : int
-    logit_scale : float
-        The factor c.
-    class_counts : sequence of int, optional
-        Training images of each class: where they differ, ``rare_acc`` is the mean accuracy of the rarest third.
-    keep : bool
-        Keep logits and labels too, for a report.
-    weight : Tensor, shape (C,), optional
-        The loss's class weights, whose sum its mean over a batch divides by: the loss is then
-        Σ w_y loss / Σ w_y over all images, however they are cut into batches.
+    logits : Tensor of float32, shape (N, C)
+    labels : Tensor of int64, shape (N,)
+    loss : callable
+        ``loss(logits, labels)`` is the mean over all images, class weights included.
+    logit_scale : float, optional
+        The factor c; None where the loss has no such correction.
+    class_counts : sequence of int
+        Training images of each class; given, ``rare_acc`` is the mean accuracy of the rarest third.
     """
-
-    def __init__(
-        self,
-        world: World,
-        num_classes: int,
-        logit_scale: float = 1.0,
-        class_counts: Sequence[int] = (),
-        keep: bool = False,
-        weight: Tensor | None = None,
-    ) -> None:
-        self.world, self.logit_scale = world, logit_scale
-        rarest = sorted(range(len(class_counts)), key=lambda c: class_counts[c])[: max(1, num_classes // 3)]
-        self.rare = rarest if len(set(class_counts)) > 1 else []
-        self.weight = weight
-        self.kept: list[tuple[Tensor, Tensor]] | None = [] if keep else None
-        wide = torch.float32 if world.device.type == "mps" else torch.float64
-        # loss, nll, nll corrected, samples, their weight | gaps of both | correct of each class | images of each class
-        self._sizes = (5, BINS, BINS, num_classes, num_classes)
-        self.sums = torch.zeros(sum(self._sizes), dtype=wide, device=world.device)
-
-    def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Add a batch: its mean `loss`, `logits` (B, C) and `labels` (B,)."""
-        logits = logits.float()
-        raw = F.log_softmax(logits, 1)
-        corrected = raw if self.logit_scale == 1 else F.log_softmax(self.logit_scale * logits, 1)
-        predicted = logits.argmax(1)
-        right = (predicted == labels).to(self.sums)
-        of_class = F.one_hot(labels, self._sizes[3]).to(self.sums)
-        n = self.sums.new_full((), len(labels))
-        size = n if self.weight is None else self.weight.to(self.sums)[labels].sum()
-        first = [loss.to(self.sums) * size, F.nll_loss(raw, labels, reduction="sum").to(self.sums)]
-        first += [F.nll_loss(corrected, labels, reduction="sum").to(self.sums), n, size]
-        gaps = [_gaps(log_p.amax(1).exp(), right) for log_p in (raw, corrected)]
-        self.sums += torch.cat([torch.stack(first), *gaps, right @ of_class, of_class.sum(0)])
-        if self.kept is not None:
-            self.kept.append((logits, labels))
-
-    def read(self) -> dict[str, float]:
-        """Scores over all processes; waits for the device. Accuracies and calibration errors in percent."""
-        first, gaps, gaps_corrected, right, images = self.world.sum(self.sums).cpu().split(self._sizes)
-        loss, nll, nll_corrected, n, weight = first.tolist()
-        n = max(n, 1)
-        scores = {
-            "loss": loss / (weight or 1),
-            "acc": 100 * float(right.sum()) / n,
-            "ece": 100 * float(gaps.abs().sum()) / n,
-            "nll": nll / n,
-            "nll_corrected": nll_corrected / n,
-            "ece_corrected": 100 * float(gaps_corrected.abs().sum()) / n,
-        }
-        seen = [c for c in self.rare if images[c] > 0]
-        if seen:
-            scores["rare_acc"] = 100 * float((right[seen] / images[seen]).mean())
-        return scores
-
-    def outputs(self) -> tuple[Tensor, Tensor]:
-        """The kept logits (N, C) and labels (N,) of all processes, in the data set's order, on the CPU."""
-        mine = [torch.cat(parts).cpu() for parts in zip(*self.kept, strict=True)] if self.kept else None
-        both = [part for part in self.world.gather(mine) if part is not None]
-        return torch.cat([logits for logits, _ in both]), torch.cat([labels for _, labels in both])
+    p = probabilities(logits)
+    right = p.argmax(1) == labels.numpy()
+    scores = {
+        "loss": float(loss(logits, labels)),
+        "acc": 100 * float(right.mean()),
+        "ece": calibration_error(p, labels.numpy()),
+        "nll": float(F.cross_entropy(logits.double(), labels)),
+    }
+    if logit_scale is not None:
+        scores["nll_corrected"] = float(F.cross_entropy(logit_scale * logits.double(), labels))
+        scores["ece_corrected"] = calibration_error(probabilities(logits, logit_scale), labels.numpy())
+    if class_counts:
+        rarest = np.argsort(class_counts, kind="stable")[: max(1, len(class_counts) // 3)]
+        of_class = [right[labels.numpy() == c] for c in rarest]
+        scores["rare_acc"] = 100 * float(np.mean([r.mean() for r in of_class if len(r)]))
+    return scores
 
 
-def _gaps(confidence: Tensor, right: Tensor) -> Tensor:
-    # (lower, upper], as in the papers; one-hot rather than index_add_, whose order CUDA leaves open
-    which = (confidence * BINS).ceil().long().clamp(1, BINS) - 1
-    return (right - confidence.to(right)) @ F.one_hot(which, BINS).to(right)
+def probabilities(logits: Tensor, scale: float = 1.0) -> np.ndarray:
+    """softmax(scale · logits) in float64, shape (N, C)."""
+    return (scale * logits.double()).softmax(1).numpy()
+
+
+def calibration_bins(p: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Images, mean confidence and accuracy of each of ``BINS`` bins of equal width; NaN where one is empty.
+
+    The confidence is the largest probability, and a bin is (lower, upper]: Naeini et al. 2015, Guo et al. 2017.
+    """
+    confidence, right = p.max(1), p.argmax(1) == labels
+    bin_of = np.clip(np.ceil(confidence * BINS).astype(int), 1, BINS) - 1
+    count = np.bincount(bin_of, minlength=BINS)
+    with np.errstate(invalid="ignore"):
+        return count, np.bincount(bin_of, confidence, BINS) / count, np.bincount(bin_of, right, BINS) / count
+
+
+def calibration_error(p: np.ndarray, labels: np.ndarray) -> float:
+    """Σ_b n_b |accuracy_b − confidence_b| / N, in percent."""
+    count, confidence, accuracy = calibration_bins(p, labels)
+    return 100 * float(np.nansum(count * abs(accuracy - confidence)) / len(labels))

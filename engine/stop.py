@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as a wish that the training loop reads between two steps."""
+"""SIGTERM and SIGINT as a request that the training loop reads between two steps."""
 
 import os
 import signal
@@ -33,6 +33,10 @@ class Stop:
         self.exit_code = 128 + number
         if (again and not self._patient) or not self._deferred:
             sys.exit(self.exit_code)
+
+    def leave(self) -> None:
+        """End the program with the signal's exit code; another process may have had the signal."""
+        sys.exit(self.exit_code or 128 + signal.SIGTERM)
 
     @contextmanager
     def deferred(self):
