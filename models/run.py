@@ -65,9 +65,6 @@ class ModelInfo:
     fingerprint: str = ""
     version: int = FORMAT
 
-    # What `net_facts` says too, so that either can say how to feed a net.
-    native_size = property(lambda self: self.image_size)
-
     def to_dict(self) -> dict:
         """Plain data."""
         return asdict(self)

@@ -30,16 +30,7 @@ NETWORK_TIMEOUT = 10  # seconds for a server to answer
 
 
 def find_timm(name: str, pretrained: bool = False) -> Net:
-    """The registry's entry for timm's net `name`, with or without a pretrained tag.
-
-    Its native size is that of its published weights, if those are wanted (`pretrained`) or the net is
-    built for one size.
-
-    Raises
-    ------
-    ModelError
-        timm has no such net or no such tag; the message lists near matches.
-    """
+    """What `find_net` is for our nets, for timm's net `name`, with or without a tag of its pretrained weights."""
     known = timm.list_models() + timm.list_pretrained()
     name = name if name in known else name.lower()
     if name not in known:
@@ -54,7 +45,7 @@ def find_timm(name: str, pretrained: bool = False) -> Net:
 
 
 def timm_facts(name: str, pretrained: bool) -> Facts:
-    """What timm's net wants, from its configuration.
+    """What timm's net wants, from its configuration; with `pretrained`, what its published weights expect.
 
     A net that is built for one image size, or embeds patches of the image, is a transformer as a rule, and learns
     at a transformer's rate.
@@ -68,14 +59,8 @@ def timm_facts(name: str, pretrained: bool) -> Facts:
     if not pretrained:
         return replace(facts, native_size=cfg.input_size[-1] if cfg.fixed_input_size else None)
     wants = timm.data.resolve_data_config(pretrained_cfg=cfg.to_dict())
-    return replace(
-        facts,
-        native_size=wants["input_size"][-1],
-        mean=tuple(wants["mean"]),
-        std=tuple(wants["std"]),
-        interpolation=wants["interpolation"],
-        crop_pct=wants["crop_pct"],
-    )
+    of_weights = {name: wants[name] for name in ("mean", "std", "interpolation", "crop_pct")}
+    return replace(facts, native_size=wants["input_size"][-1], **of_weights)
 
 
 @register(
@@ -113,7 +98,11 @@ def build_timm(spec: Spec, name: str) -> nn.Module:
         options["img_size"] = spec.image_size
     try:
         model = timm.create_model(name, **options)
-        _check_patches(model, spec)
+        embed = getattr(model, "patch_embed", None)
+        if isinstance(embed, PatchEmbed) and not embed.dynamic_img_pad:
+            patches_per_side(
+                spec.image_size, embed.patch_size[0]
+            )  # timm would drop the pixels that are left over
         logits_shape = _try_one_image(model, spec)
     except (AssertionError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
         native = f"; its native size is {cfg.input_size[-1]} px" if cfg else ""
@@ -126,13 +115,6 @@ def build_timm(spec: Spec, name: str) -> nn.Module:
     if not spec.pretrained:
         return model
     return _create_pretrained(name, cfg, options)
-
-
-def _check_patches(model: nn.Module, spec: Spec) -> None:
-    """timm's ViTs accept sizes that are no whole number of patches and drop the pixels that are left over."""
-    embed = getattr(model, "patch_embed", None)
-    if isinstance(embed, PatchEmbed) and not embed.dynamic_img_pad:
-        patches_per_side(spec.image_size, embed.patch_size[0])
 
 
 def _try_one_image(model: nn.Module, spec: Spec) -> tuple[int, ...]:

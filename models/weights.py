@@ -119,13 +119,10 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 
 
 def _filter_like_timm(model: nn.Module, state: dict[str, Tensor], path: str | Path) -> dict[str, Tensor]:
-    """What timm does to the weights of its nets before it loads them."""
-    module = type(model).__module__
-    filter_fn = getattr(sys.modules[module], "checkpoint_filter_fn", None)
-    if filter_fn is None or not module.startswith("timm."):
-        return state
+    """What timm does to the weights of its nets before it loads them; ours have no filter."""
+    filter_fn = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     try:
-        return dict(filter_fn(state, model))
+        return dict(filter_fn(state, model)) if filter_fn else state
     except Exception as error:  # the filters assume a checkpoint of their own family
         raise ModelError(f"checkpoint {path} does not fit this net: {error!r}") from error
 
