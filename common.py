@@ -94,6 +94,27 @@ def cores() -> int:
     return max(1, cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE") or 1))
 
 
+def pick_device(name: str, local_rank: int = 0) -> Any:
+    """The device of that name, or the first of cuda, mps, cpu; UserError if it is not there."""
+    import torch
+
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(n for n, there in available.items() if there)
+    if not available[name]:
+        there = ", ".join(n for n, yes in available.items() if yes)
+        raise UserError(f"--device {name} is not available on this machine; available: {there}")
+    if name != "cuda":
+        return torch.device(name)
+    if local_rank >= torch.cuda.device_count():
+        raise UserError(
+            f"process {local_rank} of this machine has no GPU: torchrun --nproc_per_node must be at most "
+            f"{torch.cuda.device_count()} here"
+        )
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)
+
+
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Let `write` fill a temporary file, then put it in the place of `path` in one step.
 

@@ -11,7 +11,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from common import Parser, UserError, may_replace, number, one_line_errors
+from common import Parser, UserError, may_replace, number, one_line_errors, pick_device
 
 HEADER = b"image,class1,"  # how the tables of this program begin
 
@@ -50,7 +50,6 @@ def predict(args):
     """Write a row for each image, as they come; returns what is wrong with those that cannot be read."""
     import torch
 
-    from engine.world import pick_device
     from models import ModelError, load_run, net_facts, read_info
     from models.run import weights_file
 
