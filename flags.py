@@ -70,8 +70,8 @@ def train_parser(documentation: str = "Train an image classifier.\n\npython trai
     data("--imbalance", type=number(float, 0, 1, above=True), default=1.0, metavar="R",
          help="the rarest class keeps this share of its training images, exponential in between")
     data("--skip-bad", action="store_true", help="leave unreadable images out, and list them")
-    data("--cache", choices=("auto", "device", "ram", "none"), default="auto",
-         help="where decoded images are kept; none streams from disk")
+    data("--cache", choices=("auto", "device", "ram"), default="auto",
+         help="where images of up to 64 px are kept")
     data("--workers", type=number(int, 0, 1024), default=8, metavar="N", help="decoders of image files")
 
     net = parser.add_argument_group("net").add_argument

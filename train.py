@@ -59,7 +59,7 @@ def main(argv=None):
             list_nets()
         elif args.quick:
             with tempfile.TemporaryDirectory() as args.out:
-                args.max_steps, args.cache = QUICK, args.cache if "cache" in typed else "none"
+                args.max_steps = QUICK
                 train(args, typed)
         else:
             train(args, typed)
@@ -319,13 +319,13 @@ def train_one_epoch(job):
     set_learning_rate(trainer.optimizer, rate(max(0, progress.step - 1)))  # for the row, if no step is left
     trainer.train_mode()
     # A run that was stopped after the last step of an epoch has no batch left, only the row to write.
-    batches.set_epoch(progress.epoch, progress.batch if progress.step < job.total_steps else len(batches))
+    first = progress.batch if progress.step < job.total_steps else len(batches)
     bar = tqdm(
         total=len(batches), initial=progress.batch, desc=f"epoch {progress.epoch + 1}/{args.epochs}",
         unit="step", leave=False, disable=None if world.is_main else True,
     )  # fmt: skip
     began = time.perf_counter() - progress.seconds
-    for images, labels in batches:
+    for images, labels in batches.from_(progress.epoch, first):
         step = progress.step
         images, target = mix(images, labels, step) if mix else (images, labels)
         whole_batch = min(args.bs, batches.num_samples - progress.batch * args.bs)

@@ -18,7 +18,8 @@ class Dataset:
     Parameters
     ----------
     module : str
-        File in `data/sources/` whose ``load(request)`` finds the images and labels.
+        File in `data/sources/` whose ``load(name, root, options)`` returns its `Source`. `root` is the data
+        directory or, for an image folder, the folder.
     native_size : int
         Height and width in pixels that ``image_size=0`` gives; 0: found from the images.
     flip : bool
@@ -36,23 +37,25 @@ class Dataset:
     std: tuple[float, float, float] | None = None
     aliases: tuple[str, ...] = ()
 
-    def load(self, request):
+    def load(self, name, root, options):
         """Call the data set's own module, imported only now."""
-        return importlib.import_module(f"data.sources.{self.module}").load(request)
+        return importlib.import_module(f"data.sources.{self.module}").load(name, root, options)
 
 
 _IMAGENET: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 _CIFAR10: dict[str, Any] = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2470, 0.2435, 0.2616)}
 _CIFAR100: dict[str, Any] = {"mean": (0.5071, 0.4865, 0.4409), "std": (0.2673, 0.2564, 0.2762)}
+_MNIST: dict[str, Any] = {"mean": (0.1307,) * 3, "std": (0.3081,) * 3}
 _FASHION: dict[str, Any] = {"mean": (0.2860,) * 3, "std": (0.3530,) * 3}
 
 DATASETS: dict[str, Dataset] = {
     "digits": Dataset("digits", 8, flip=False),
-    "cifar10": Dataset("cifar", 32, **_CIFAR10),
-    "cifar100": Dataset("cifar", 32, **_CIFAR100),
+    "cifar10": Dataset("published", 32, **_CIFAR10),
+    "cifar100": Dataset("published", 32, **_CIFAR100),
     "tiny-imagenet": Dataset("tiny_imagenet", 64, **_IMAGENET, aliases=("tiny-imagenet-200",)),
-    "food-101": Dataset("food101", 224, **_IMAGENET),
-    "fashion-mnist": Dataset("fashion_mnist", 28, **_FASHION, aliases=("fmnist",)),
+    "food-101": Dataset("published", 224, **_IMAGENET),
+    "mnist": Dataset("published", 28, flip=False, **_MNIST),
+    "fashion-mnist": Dataset("published", 28, **_FASHION, aliases=("fmnist",)),
     "folder": Dataset("folder", 0),
 }
 

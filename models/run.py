@@ -182,7 +182,7 @@ def load_run(path: str | Path) -> tuple[nn.Module, Callable[..., Tensor], list[s
         No weights there, or none that say what net they are of.
     """
     # Decoding is the data's; imported here, where both meet.
-    from data.images import decode, resize_squares
+    from data.images import decode
 
     path = weights_file(path)
     info = read_info(path)
@@ -197,10 +197,7 @@ def load_run(path: str | Path) -> tuple[nn.Module, Callable[..., Tensor], list[s
     def pixels_of(image) -> Tensor:
         size, how = info.image_size, (info.interpolation, info.crop_pct)
         image = image if isinstance(image, Image.Image) else str(image)
-        # small squares are enlarged as tensors, as the training does
-        pixels = torch.from_numpy(decode(image, size, *how, enlarge=False).copy())[None]
-        if pixels.shape[-1] < size:
-            pixels = resize_squares(pixels, size, *how)
+        pixels = torch.from_numpy(decode(image, size, *how).copy())[None]
         return (pixels / 255 - mean) / std
 
     def transform(images) -> Tensor:

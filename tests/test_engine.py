@@ -17,7 +17,7 @@ from conftest import ROOT, environment
 
 import common
 from common import Parser, UserError, number, write_atomically
-from data.stream import usable_workers
+from data.workers import usable_workers
 from engine import checkpoint, optim, report
 from engine.distributed import World
 from engine.meter import Diverged, Meter
