@@ -49,16 +49,7 @@ def crop(padded: Tensor, size: int, index: Tensor, top: Tensor, left: Tensor) ->
 
 
 class BatchTransform:
-    """Flip, RandAugment and normalise uint8 images.
-
-    Parameters
-    ----------
-    mean, std : tuple of float
-        Per channel, for pixel values in [0, 1].
-    device : torch.device
-    channels_last : bool
-        Memory layout of the batches.
-    """
+    """Flip, RandAugment and normalise uint8 images, on the device; `mean` and `std` are of values in [0, 1]."""
 
     def __init__(self, mean, std, device: torch.device, channels_last: bool = False):
         self._layout = torch.channels_last if channels_last else torch.contiguous_format
@@ -69,18 +60,10 @@ class BatchTransform:
         self._bias = (-mean / std).float().to(device)
 
     def __call__(self, images: Tensor, draws: Draws | None = None) -> Tensor:
-        """Batch of the net.
+        """The batch of the net, float, shape (B, 3, H, W).
 
-        Parameters
-        ----------
-        images : Tensor of uint8, shape (B, C, H, W)
-            C is 1 or 3; grey is spread over three channels.
-        draws : Draws, optional
-            Of the same B samples, on the device. None: only normalise.
-
-        Returns
-        -------
-        Tensor, shape (B, 3, H, W)
+        `images` (B, C, H, W) have one channel or three; without the `draws` of the same B samples they are only
+        normalised.
         """
         if draws is not None and draws.flip is not None:
             # both ways, then whole images picked: no device has to wait for a list of those to flip

@@ -5,11 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import stat
 import unicodedata
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from tqdm import tqdm
 from . import cache, labels
 from .augment import BatchTransform, pad_of
 from .errors import DataError, one_line
+from .fingerprint import fingerprint
 from .images import Square, evenly_spaced, resize_squares
 from .loaders import ArrayLoader, FileLoader, Loader, choose_place, pad_images
 from .locks import alone_in
@@ -37,76 +36,37 @@ _TEST_PIXELS = {
     "other": 512 * 32**2,
 }  # of a test batch, unless a training batch has more
 _CHUNK = 64  # files that a worker decodes at once when all are
-_ENDS = 64 << 10  # bytes of a file's beginning and of its end that its fingerprint is of
 _KINDS = {"train": "training", "val": "validation", "test": "test"}
 
 
 @dataclass(frozen=True)
 class Data:
-    """A data set ready for training.
+    """A data set ready for training."""
 
-    Parameters
-    ----------
-    train : Loader or None
-        None with ``eval_only`` where there are no training images.
-    test : Loader
-    val : Loader or None
-        The images that choose the best weights; None: the test images do.
-    num_classes : int
-    class_names : list of str
-    image_size : int
-        Height and width of the batches, pixels.
-    mean, std : tuple of float
-        Per-channel statistics the batches are normalised with, for pixel values in [0, 1].
-    interpolation : {'bilinear', 'bicubic'}
-    crop_pct : float
-        Share of the resized image's side that the test's centre crop keeps.
-    fingerprint : str
-        Digest of class names, labels and the images' contents: of files their names, sizes and both ends. It is
-        the same wherever the files are, and whenever they were written.
-    class_counts, own_counts : list of int
-        Training images with each label, and with each of the set's own labels: they differ where labels were
-        changed. Empty without training images.
-    wrong_labels : float
-        Share of the training labels that differ from the set's own.
-    labels_digest : str
-        Of the training labels; empty without training images.
-    clean_train_labels : Tensor of int64, shape (N,)
-        The set's own labels of the training images, in their order, on the device.
-    train_index : ndarray of int64, shape (N,)
-        Position of each training image in the set's own training split: ``index`` of a label file.
-    train_names : list of str or None
-        Path of each training image below ``train/``: ``file`` of a label file. None where there are no files.
-    test_paths : list of str or None
-        The test images' files, in order.
-    description : str
-        One line for the log.
-    notes : list of str
-        Lines for the log: what was used, left out or changed, with counts.
-    """
-
-    train: Loader | None
+    train: Loader | None  # None with ``eval_only`` where there are no training images
     test: Loader
-    val: Loader | None
+    val: Loader | None  # of the images that choose the best weights; None: the test images do
+    in_order: Loader | None  # see `train_in_order`
     num_classes: int
     class_names: list[str]
-    image_size: int
-    mean: tuple[float, ...]
+    image_size: int  # height and width of the batches, pixels
+    mean: tuple[float, ...]  # per channel, of pixel values in [0, 1]: what the batches are normalised with
     std: tuple[float, ...]
-    interpolation: str
-    crop_pct: float
-    fingerprint: str
+    interpolation: str  # 'bilinear' or 'bicubic'
+    crop_pct: float  # share of the resized image's side that the test's centre crop keeps
+    fingerprint: str  # of the contents; see `fingerprint.fingerprint`
+    # Training images with each label, and with each of the set's own labels: they differ where labels were
+    # changed. Empty without training images.
     class_counts: list[int]
     own_counts: list[int]
-    wrong_labels: float
-    labels_digest: str
-    clean_train_labels: torch.Tensor
-    train_index: np.ndarray
-    train_names: list[str] | None
-    test_paths: list[str] | None
-    description: str
-    notes: list[str] = field(default_factory=list)
-    in_order: Loader | None = None
+    wrong_labels: float  # share of the training labels that differ from the set's own
+    labels_digest: str  # of the training labels; empty without training images
+    clean_train_labels: torch.Tensor  # the set's own labels, int64, in the order of `train_in_order`
+    train_index: np.ndarray  # position of each in the set's own training split: ``index`` of a label file
+    train_names: list[str] | None  # path of each below ``train/``: ``file`` of a label file; None: no files
+    test_paths: list[str] | None  # the test images' files, in order
+    description: str  # one line for the log
+    notes: list[str]  # lines for the log: what was used, left out or changed, with counts
 
     def train_in_order(self) -> Loader:
         """The training images once, in their order, with the test's transform and the labels trained on."""
@@ -150,10 +110,6 @@ def build_data(
     **changes
         Fields of `options` to change.
 
-    Returns
-    -------
-    Data
-
     Raises
     ------
     DataError
@@ -175,14 +131,14 @@ def build_data(
     try:
         source = entry.load(key, root, options)
         _check_classes(source, options.class_names)
-        fingerprint = _fingerprint(source, options.skip_bad)
+        digest = fingerprint(source, options.skip_bad)
         size = image_size or entry.native_size or source.common_size or _IRREGULAR_SIZE
         if size > SMALL and options.cache != "auto":
             raise DataError(
                 f"--cache {options.cache}: images above {SMALL} px are read anew in every epoch; leave it out"
             )
         square = Square(size, options.interpolation or "bilinear", options.crop_pct or 1.0)
-        splits, bad = _readable(source, key, data_dir, fingerprint, square, options)
+        splits, bad = _readable(source, key, data_dir, digest, square, options)
         parts, clean, changes_made = _parts(source, splits, options)
         mean, std = _statistics(entry, parts.get("train"), square, options)
         transform = BatchTransform(mean, std, device, options.channels_last)
@@ -207,6 +163,7 @@ def build_data(
         train=loaders.get("train"),
         test=loaders["test"],
         val=loaders.get("val"),
+        in_order=loaders.get("in order"),
         num_classes=len(names),
         class_names=names,
         image_size=size,
@@ -214,7 +171,7 @@ def build_data(
         std=tuple(std),
         interpolation=square.interpolation,
         crop_pct=square.crop_pct,
-        fingerprint=fingerprint,
+        fingerprint=digest,
         class_counts=counts[0],
         own_counts=counts[1],
         wrong_labels=wrong,
@@ -225,7 +182,6 @@ def build_data(
         test_paths=parts["test"].paths,
         description=description,
         notes=[*source.notes, *bad, *changes_made],
-        in_order=loaders.get("in order"),
     )
 
 
@@ -248,57 +204,8 @@ def _check_classes(source: Source, wanted) -> None:
     raise DataError(f"the data set's classes are not the run's: {'; '.join(what)}; was a class renamed?")
 
 
-def _fingerprint(source: Source, skip_bad: bool) -> str:
-    """See `Data.fingerprint`."""
-    digest = hashlib.sha256("\0".join(source.class_names).encode(errors="surrogateescape"))
-    problems: list[str] = []
-    for key in _KINDS:
-        split = getattr(source, key)
-        if split is None:
-            continue
-        digest.update(f"\n{key} {len(split)}\n".encode())
-        digest.update(split.labels.astype("<i8").tobytes())
-        if split.paths is None:
-            digest.update(str(split.images.shape).encode())
-            digest.update(np.ascontiguousarray(split.images).data)
-            continue
-        chunks = [split.paths[first : first + 256] for first in range(0, len(split.paths), 256)]
-        with ThreadPoolExecutor(8) as pool:  # disks and networks answer many at once
-            for paths, contents in zip(chunks, pool.map(_contents, chunks), strict=True):
-                for path, content in zip(paths, contents, strict=True):
-                    name = Path(os.path.relpath(path, source.root)).as_posix()
-                    digest.update(name.encode(errors="surrogateescape") + b"\0")
-                    if isinstance(content, bytes):
-                        digest.update(content)
-                    else:
-                        problems.append(f"{path}: {content}; remove or repair it")
-    if problems and not skip_bad:
-        raise refusal(problems)
-    return digest.hexdigest()
-
-
-def _contents(paths: list[str]) -> list[bytes | str]:
-    """A digest of each file's size, beginning and end, or what is wrong with it."""
-    found: list[bytes | str] = []
-    for path in paths:
-        try:
-            status = os.stat(path)
-            if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for
-                found.append("not a regular file")
-                continue
-            with open(path, "rb", buffering=0) as file:
-                digest = hashlib.blake2b(f"{status.st_size}\0".encode(), digest_size=16)
-                digest.update(file.read(_ENDS))
-                file.seek(max(_ENDS, status.st_size - _ENDS))
-                digest.update(file.read(_ENDS))
-            found.append(digest.digest())
-        except OSError as error:
-            found.append("a link to nothing" if os.path.islink(path) else error.strerror or str(error))
-    return found
-
-
 def _readable(
-    source: Source, key: str, data_dir: Path, fingerprint: str, square: Square, options: DataOptions
+    source: Source, key: str, data_dir: Path, digest: str, square: Square, options: DataOptions
 ) -> tuple[dict[str, Split], list[str]]:
     """The splits without bad files, small images decoded; notes on what was left out."""
     splits = {kind: getattr(source, kind) for kind in _KINDS if getattr(source, kind) is not None}
@@ -310,7 +217,7 @@ def _readable(
         where = str(source.root.resolve())
         stem = re.sub(r"[^A-Za-z0-9_.-]", "_", Path(where).name)[:40]
         stem = f"{key}-{stem}-{hashlib.sha256(os.fsencode(where)).hexdigest()[:8]}-{square.size}"
-        file, cache_key = data_dir / "cache" / f"{stem}.npz", f"{cache.VERSION} {fingerprint} {square}"
+        file, cache_key = data_dir / "cache" / f"{stem}.npz", f"{cache.VERSION} {digest} {square}"
         with alone_in(data_dir):
             done = cache.read(file, cache_key)
             if done is None:

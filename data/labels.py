@@ -32,18 +32,7 @@ def validation_split(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Training and validation indices, both sorted; each class gives its `share`, at least one image.
 
-    Parameters
-    ----------
-    labels : ndarray of int64, shape (N,)
-    share : float
-        In (0, 1).
-    class_names : sequence of str
-    seed : int
-
-    Raises
-    ------
-    DataError
-        A class with fewer than two images, which cannot be in both parts.
+    A class with fewer than two images cannot be in both parts: `DataError`.
     """
     validation = []
     for label, name in enumerate(class_names):
@@ -62,18 +51,7 @@ def validation_split(
 def long_tail(labels: np.ndarray, num_classes: int, share: float, seed: int) -> np.ndarray:
     """Sorted indices of a long-tailed part: class c keeps ``share ** (c / (C - 1))`` of its images.
 
-    Parameters
-    ----------
-    labels : ndarray of int64, shape (N,)
-    num_classes : int
-        C, two or more.
-    share : float
-        Of the last class, in (0, 1]; every class keeps one image or more.
-    seed : int
-
-    References
-    ----------
-    Cui et al. 2019, arXiv 1901.05555.
+    Of the C classes each keeps one image or more (Cui et al. 2019, arXiv 1901.05555).
     """
     kept = []
     for label in range(num_classes):
@@ -84,22 +62,9 @@ def long_tail(labels: np.ndarray, num_classes: int, share: float, seed: int) -> 
 
 
 def noisy_labels(labels: np.ndarray, num_classes: int, share: float, kind: str, seed: int) -> np.ndarray:
-    """Change exactly ``round(share * N)`` labels.
+    """A copy with exactly ``round(share * N)`` labels changed.
 
-    Parameters
-    ----------
-    labels : ndarray of int64, shape (N,)
-    num_classes : int
-    share : float
-        In [0, 1).
-    kind : {'uniform', 'pair'}
-        To every other class alike, or to the next class, the first after the last.
-    seed : int
-
-    Returns
-    -------
-    ndarray of int64, shape (N,)
-        A new array.
+    `kind` 'uniform': to every other class alike; 'pair': to the next class, the first after the last.
     """
     g = generator("label noise", seed)
     count = round(share * len(labels))

@@ -81,17 +81,8 @@ class Loader:
     def from_(self, epoch: int, batch: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of an epoch, from one of them on.
 
-        Parameters
-        ----------
-        epoch : int
-            Counted from 0; every epoch has its own order and its own augmentation.
-        batch : int
-            The number of batches already trained on.
-
-        Raises
-        ------
-        DataError
-            `batch` is not in 0 … len(self).
+        Epochs are counted from 0, each with an order and an augmentation of its own; `batch` is the number of
+        batches already trained on.
         """
         if not 0 <= batch <= len(self):
             raise DataError(f"epoch {epoch} has {len(self)} batches; it cannot start at batch {batch}")
@@ -116,14 +107,7 @@ class Loader:
 class ArrayLoader(Loader):
     """Small images: all of them in one uint8 tensor, on the device or in host memory.
 
-    Parameters
-    ----------
-    images : Tensor of uint8, shape (N, C, size + 2·pad, size + 2·pad)
-        Padded in advance for random crops; see `pad_images`.
-    pad : int
-        Pixels added on each side.
-    **options
-        As `Loader`.
+    `images`, shape (N, C, size + 2·pad, size + 2·pad), are padded in advance for random crops (`pad_images`).
     """
 
     def __init__(self, images: Tensor, pad: int, *args, **options):
@@ -145,15 +129,8 @@ class ArrayLoader(Loader):
 class FileLoader(Loader):
     """Larger images: decoded from their files in every epoch, by worker processes ahead of the net.
 
-    Workers read a random resized crop, or the centre; flipping and normalising happen on the device.
-
-    Parameters
-    ----------
-    pictures : sequence of str, or ndarray of uint8, shape (N, C, H, W)
-        Files, or what is in them.
-    square : Square
-    **how
-        As `Loader`.
+    Workers read a random resized crop, or the centre; flipping and normalising happen on the device. `pictures` are
+    paths or arrays, as `workers.Decoder` takes them.
     """
 
     def __init__(self, pictures, square: Square, labels, transform, batch_size, options: DataOptions, **how):
@@ -205,13 +182,7 @@ def pad_images(images: np.ndarray, pad: int, place: torch.device) -> Tensor:
 def choose_place(cache: str, device: torch.device, num_bytes: int) -> torch.device:
     """Where small images are kept: on the device where they fit, else in host memory.
 
-    Parameters
-    ----------
-    cache : {'auto', 'device', 'ram'}
-        What the user asked for.
-    device : torch.device
-    num_bytes : int
-        Of the images.
+    `cache` is what the user asked for, `num_bytes` the images' size.
     """
     if cache == "auto" and device.type == "cuda":
         cache = "device" if num_bytes <= DEVICE_SHARE * torch.cuda.mem_get_info(device)[0] else "ram"

@@ -13,29 +13,16 @@ from .errors import DataError
 
 @dataclass(frozen=True)
 class Dataset:
-    """What is known of a data set before any of its files is read.
+    """What is known of a data set before any of its files is read."""
 
-    Parameters
-    ----------
-    module : str
-        File in `data/sources/` whose ``load(name, root, options)`` returns its `Source`. `root` is the data
-        directory or, for an image folder, the folder.
-    native_size : int
-        Height and width in pixels that ``image_size=0`` gives; 0: found from the images.
-    flip : bool
-        Whether a mirrored image still shows its class, so that training may flip it.
-    mean, std : tuple of float, optional
-        Per-channel statistics of the training images in [0, 1]; computed from them when absent.
-    aliases : tuple of str
-        Other spellings; case, ``-`` and ``_`` never matter.
-    """
-
+    # File in `data/sources/` whose ``load(name, root, options)`` returns the set's `Source`. `root` is the data
+    # directory or, for an image folder, the folder.
     module: str
-    native_size: int
-    flip: bool = True
-    mean: tuple[float, float, float] | None = None
+    native_size: int  # height and width in pixels that ``image_size=0`` gives; 0: found from the images
+    flip: bool = True  # whether a mirrored image still shows its class, so that training may flip it
+    mean: tuple[float, float, float] | None = None  # of the training images in [0, 1]; absent: computed
     std: tuple[float, float, float] | None = None
-    aliases: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()  # other spellings; case, ``-`` and ``_`` never matter
 
     def load(self, name, root, options):
         """Call the data set's own module, imported only now."""
@@ -76,15 +63,7 @@ def _plain(name: str) -> str:
 
 
 def resolve(name: str) -> tuple[str, Dataset, str]:
-    """Find a data set by any spelling of its name.
-
-    Returns
-    -------
-    key : str
-        The name in `DATASETS`.
-    dataset : Dataset
-    path : str
-        What followed the colon of ``folder:<path>``, else ''.
+    """The name in `DATASETS`, the data set, and the path of ``folder:<path>`` ('' for others), by any spelling.
 
     Raises
     ------

@@ -10,23 +10,12 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Split:
-    """One split, its images either decoded or still in files.
+    """One split, its images either decoded or still in files."""
 
-    Parameters
-    ----------
-    labels : ndarray of int64, shape (N,)
-    images : ndarray of uint8, shape (N, C, H, H), optional
-        C is 1 (grey) or 3 (RGB).
-    paths : list of str, optional
-        One image file a sample, in the order of `labels`.
-    index : ndarray of int64, shape (N,), optional
-        Position of each sample in the whole split; counted from 0 if not given.
-    """
-
-    labels: np.ndarray
-    images: np.ndarray | None = None
-    paths: list[str] | None = None
-    index: np.ndarray | None = None
+    labels: np.ndarray  # int64, shape (N,)
+    images: np.ndarray | None = None  # uint8, shape (N, C, H, H); C is 1 (grey) or 3 (RGB)
+    paths: list[str] | None = None  # one image file a sample, in the order of `labels`
+    index: np.ndarray | None = None  # position of each sample in the whole split; counted from 0 if not given
 
     def __post_init__(self):
         if self.index is None:
@@ -54,32 +43,13 @@ class Split:
 
 @dataclass(frozen=True)
 class Source:
-    """The splits of a data set.
+    """The splits of a data set."""
 
-    Parameters
-    ----------
-    train : Split or None
-        None only where there need not be one (`DataOptions.eval_only`).
-    test : Split or None
-        None only where a part of `train` will be kept (`DataOptions.val_split`).
-    class_names : list of str
-    root : Path, optional
-        Folder that holds all `paths`, for sets that are image files.
-    common_size : int
-        Side in pixels if all images are squares of one size, else 0.
-    val : Split, optional
-        The set's own validation split, where it has one beside the test split.
-    train_root : Path, optional
-        Folder of the training images: ``root / "train"`` if not given.
-    notes : list of str
-        What was used, and what was left out and how often: a line each.
-    """
-
-    train: Split | None
-    test: Split | None
+    train: Split | None  # None only where there need not be one (`DataOptions.eval_only`)
+    test: Split | None  # None only where a part of `train` will be kept (`DataOptions.val_split`)
     class_names: list[str]
-    root: Path | None = None
-    common_size: int = 0
-    val: Split | None = None
-    train_root: Path | None = None
-    notes: list[str] = field(default_factory=list)
+    root: Path | None = None  # folder that holds all files
+    common_size: int = 0  # side in pixels if all images are squares of one size
+    val: Split | None = None  # the set's own validation split, where it has one beside the test split
+    train_root: Path | None = None  # folder of the training images: root / "train" if not given
+    notes: list[str] = field(default_factory=list)  # what was used, and what was left out and how often
