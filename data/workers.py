@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from common import cores, local_world_size
+from common import cores
 
 from .errors import DataError, one_line
 from .images import Square, decode
@@ -34,7 +34,7 @@ Wanted = tuple[int, int | None]
 
 def usable_workers(workers: int) -> int:
     """`workers`, but no more than there are processor cores for this process."""
-    return min(workers, max(1, cores() // local_world_size()))
+    return min(workers, cores())
 
 
 def refusal(problems: Sequence[str]) -> DataError:
