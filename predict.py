@@ -38,7 +38,7 @@ def predict(args):
     weights = weights_file(args.run)
     net, transform, class_names = load_run(weights)
     info = read_info(weights)
-    scale = 1.0 if args.raw else info.logit_scale
+    scale = 1.0 if args.raw else info.logit_scale or 1.0
     layout = torch.channels_last if net_facts(info.net).channels_last else torch.contiguous_format
     device = World(args.device).device
     net.to(device, memory_format=layout)

@@ -389,7 +389,7 @@ def test(job):
     scores = evaluate(job, job.data.test, keep=True)
     if job.report_in and job.world.is_main:
         logits, labels = job.outputs
-        scale = job.info.logit_scale
+        scale = job.info.logit_scale or 1.0  # None: nothing to correct by
         write_report(
             job.report_in, scores, logits.float().softmax(1).numpy(), (scale * logits.float()).softmax(1).numpy(),
             labels.numpy(), job.data.class_names, job.data.test_paths,

@@ -57,7 +57,7 @@ class Scores:
         """Add a batch: its mean `loss`, `logits` (B, C) and `labels` (B,)."""
         logits = logits.float()
         raw = F.log_softmax(logits, 1)
-        corrected = raw if self.logit_scale == 1 else F.log_softmax(self.logit_scale * logits, 1)
+        corrected = raw if self.logit_scale in (None, 1) else F.log_softmax(self.logit_scale * logits, 1)
         predicted = logits.argmax(1)
         right = (predicted == labels).to(self.sums)
         of_class = F.one_hot(labels, self._sizes[3]).to(self.sums)

@@ -137,11 +137,8 @@ def _linear_loss(
         factor = torch.ones((), dtype=torch.promote_types(dtype, torch.float32), device=hidden.device)
     if reduction == "mean":  # over no token at all it is 0 · ∞ = NaN, as in torch
         factor = factor / (labels != ignore_index).sum()
-    loss = _apply(tokens, weight, bias, labels, factor, torch.is_grad_enabled(), settings)
+    loss = LinearLoss.apply(tokens, weight, bias, labels, factor, torch.is_grad_enabled(), settings)
     return loss.reshape(target.shape) if reduction == "none" else loss
-
-
-_apply = torch.compiler.disable(LinearLoss.apply)  # matrix products, of which a compiler makes nothing better
 
 
 def _numbers(k, m, name: str) -> tuple:

@@ -141,9 +141,11 @@ def root_loss(
         Class indices, shape (), (N,) or (N, d1, …), or class probabilities t in the shape of `logits`,
         for which the loss is Σ_c t_c m (1 − p_c^(1/k)).
     k : float > 0, or a tensor without dimensions
-        The root. k → ∞ with m = k is cross entropy; k = 1 is m (1 − p), the mean absolute error.
+        The root. k → ∞ with m = k is cross entropy; k = 1 is m (1 − p), the mean absolute error. A learned
+        k is degenerate: the loss itself falls as k → 0 at m = k, and as k → ∞ at a fixed m, whatever the data.
+        Choose k by validation, or penalise it.
     m : float > 0, or a tensor without dimensions
-        A pure scale.
+        A pure scale. A learned m goes to 0.
     weight, ignore_index, reduction, label_smoothing
         As in ``torch.nn.functional.cross_entropy``.
 
@@ -156,7 +158,7 @@ def root_loss(
     ------
     ValueError
         If k ≤ 0, m ≤ 0, either is not a finite real number, or an option is not one of torch's. (A tensor is
-        looked at on the CPU only. A k that is learned needs a floor: pass, say, ``1 + softplus(parameter)``.)
+        looked at on the CPU only: keep a k that is learned above 0, say by ``1 + softplus(parameter)``.)
 
     References
     ----------
@@ -196,7 +198,7 @@ def rlo_loss(
     tensor([0.1297, 3.0957])
 
     Parameters, returns, errors and source are those of :func:`root_loss`; a soft target t gives
-    Σ_c t_c m (p_c^(−1/k) − 1).
+    Σ_c t_c m (p_c^(−1/k) − 1). A learned k is as degenerate: at m = k, and at a fixed m, the loss falls as k → ∞.
     """
     k, m = _check(k, m)
     start = exact_range(logits.dtype, k, m)
@@ -293,28 +295,46 @@ class _RootedLoss(ClassLoss):
             raise ValueError("anneal moves a k and m that are given, but a parameter is learned")
         if "k" not in self._buffers:
             self._ratio, device = as_float(self.m) / as_float(self.k), getattr(self.weight, "device", None)
-            dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
             del self.k, self.m
-            for name in ("k", "m"):
-                self.register_buffer(name, torch.ones((), dtype=dtype, device=device), persistent=False)
-        self.get_buffer("k").fill_(k)
-        self.get_buffer("m").fill_(k * self._ratio)
+            for name in self.numbers:
+                self.register_buffer(name, torch.ones((), device=device), persistent=False)
+        self._annealed_to = as_float(k)
+        self._fill()
+
+    def _fill(self) -> None:
+        """Write k and m into their buffers, in place where their dtype can hold them: graphs have their address."""
+        for name, value in (("k", self._annealed_to), ("m", self._annealed_to * self._ratio)):
+            buffer = at_least_float32(self.get_buffer(name))
+            setattr(self, name, buffer.fill_(value))
+
+    def _apply(self, fn, recurse: bool = True):
+        """As of all modules; but ``.half()`` and ``.bfloat16()`` must not round k and m."""
+        super()._apply(fn, recurse)
+        if "k" in self._buffers:
+            self._fill()
+        return self
 
 
 class RootLoss(_RootedLoss):
-    """:func:`root_loss` as a module: ``RootLoss(k=3.0, m=3.0, *, weight=None, ignore_index=-100, …)``."""
+    """:func:`root_loss` as a module: ``RootLoss(k=3.0, m=3.0, *, weight=None, ignore_index=-100, …)``.
+
+    A k that is an ``nn.Parameter`` is learned, but degenerate: see :func:`root_loss`.
+    """
 
     @property
-    def logit_scale(self) -> float:
-        """1 − 1/k; at k ≤ 1 the loss is minimal at the most probable class alone, and nothing is corrected."""
-        return 1 - 1 / as_float(self.k) if as_float(self.k) > 1 else 1.0
+    def logit_scale(self) -> float | None:
+        """1 − 1/k. None at k ≤ 1, where the loss is smallest with all mass on the most probable class."""
+        return 1 - 1 / as_float(self.k) if as_float(self.k) > 1 else None
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         return root_loss(logits, target, self.k, self.m, **self.options())
 
 
 class RLOLoss(_RootedLoss):
-    """:func:`rlo_loss` as a module: ``RLOLoss(k=3.0, m=3.0, *, weight=None, ignore_index=-100, …)``."""
+    """:func:`rlo_loss` as a module: ``RLOLoss(k=3.0, m=3.0, *, weight=None, ignore_index=-100, …)``.
+
+    A k that is an ``nn.Parameter`` is learned, but degenerate: see :func:`rlo_loss`.
+    """
 
     @property
     def logit_scale(self) -> float:

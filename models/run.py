@@ -42,8 +42,8 @@ class ModelInfo:
     class_names : list of str
     loss : str
     loss_options : dict
-    logit_scale : float
-        softmax(logit_scale · z) are the probabilities corrected for the loss (docs/losses.md §7).
+    logit_scale : float or None
+        softmax(logit_scale · z) are the probabilities corrected for the loss (docs/losses.md §7); None: uncorrected.
     dataset, fingerprint : str
         What it was trained on.
     """
@@ -60,7 +60,7 @@ class ModelInfo:
     crop_pct: float = 1.0
     loss: str = ""
     loss_options: dict[str, float] = field(default_factory=dict)
-    logit_scale: float = 1.0
+    logit_scale: float | None = 1.0
     dataset: str = ""
     fingerprint: str = ""
     version: int = FORMAT
@@ -84,6 +84,7 @@ class ModelInfo:
         kinds: dict[str, Any] = {
             "int": int,
             "float": (float, int),
+            "float | None": (float, int, type(None)),
             "str": str,
             "list[str]": list,
             "dict[str, float]": Mapping,

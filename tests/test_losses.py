@@ -337,15 +337,6 @@ def test_the_functions_of_a_cross_entropy_are_the_losses(batch):
 # --- k, m and their like ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name,sign", [("root", -1), ("rlo", 1)])
-def test_annealing_moves_k_and_keeps_m_over_k(name, sign, batch):
-    loss = losses.build_loss(name, k=4, m=8)
-    for k in (0.5, 2.0, 100.0):
-        loss.anneal(k)
-        torch.testing.assert_close(loss(*batch), CLASS_LOSSES[name](*batch, k, 2 * k), rtol=1e-6, atol=0)
-        assert loss.logit_scale == (1.0 if sign < 0 and k <= 1 else 1 + sign / k)
-
-
 @pytest.mark.filterwarnings("error")
 def test_a_learned_k_is_printed_saved_and_never_moved_by_annealing(batch):
     for name in CLASS_LOSSES:
