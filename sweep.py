@@ -221,7 +221,7 @@ def sweep(args):
     jobs = make_jobs(args)
     todo = [job for job in jobs if not job.is_finished()]
     text = "".join(f"{shlex.join(['python', 'train.py', *job.words])}\n" for job in todo)
-    failed = []
+    out = jobs[0].path.parent
     if args.lines:
         try:
             lines = Path(args.lines)
@@ -234,14 +234,14 @@ def sweep(args):
             raise UserError(f"{args.lines} is no name for a file; give another --lines") from None
     elif args.dry_run:
         print(text, end="")
+    else:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot use --out {out}: {error.strerror}; give another directory") from None
     print(f"{len(jobs)} runs, {len(jobs) - len(todo)} of them finished", file=sys.stderr)
     if args.lines or args.dry_run or not todo:
         return 0
-    out = todo[0].path.parent
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot use --out {out}: {error.strerror}; give another directory") from None
     if args.launcher == "submitit":
         failed = [
             todo[i] for i in submit([job.command for job in todo], out / "slurm", dict(args.slurm or ()))
