@@ -214,7 +214,11 @@ def draw_against(table, groups, flag: str, x: str, score: str, unit: str):
     groups = groups[groups.index.isin(figures)]
     if flag == "k":
         groups = groups[groups.k_end.isna()]
-        family = groups.loss + [f" m={m:g}" if pd.notna(m) else "" for m in groups.m.astype(float)]
+        together = groups.loss.map((groups.k == groups.m).groupby(groups.loss).all())  # m = k for each k
+        scales = [
+            "m=k" if same else f"m={m:g}" for m, same in zip(groups.m.astype(float), together, strict=True)
+        ]
+        family = groups.loss + [f" {scale}" * pd.notna(k) for scale, k in zip(scales, groups.k, strict=True)]
     else:
         family = groups.loss_name
     groups = groups.assign(family=family)
@@ -248,7 +252,8 @@ def draw_against(table, groups, flag: str, x: str, score: str, unit: str):
     level = " Level lines: losses without k." * (flag == "k")
     title = f"{groups.net.iloc[0]} on {groups.dataset_name.iloc[0]}"
     note = BARS + level + DAGGER * any(groups.unfinished)
-    return _panels(_conditions(groups, flag), title, x, unit, note, fill)
+    panels = {text: part for text, part in _conditions(groups, flag).items() if part[flag].nunique() > 1}
+    return _panels(panels, title, x, unit, note, fill)
 
 
 def draw_intervals(table: Table, looks: dict, title: str, columns: dict[str, str]):

@@ -237,13 +237,7 @@ def in_words(value: object) -> str:
     return f"{value:g}" if type(value) in (int, float) else str(value)
 
 
-def _short_names(datasets: Iterable[str]) -> dict[str, str]:
-    """The shortest end of each folder's path that no other one has; other data sets' names as they are."""
-    ends = {}
-    for name in datasets:
-        steps = [step for step in name.partition(":")[2].split("/") if step]
-        ends[name] = ["/".join(steps[i:]) for i in reversed(range(len(steps)))] or [name]
-    return {
-        name: next((e for e in own if sum(e in other for other in ends.values()) == 1), name)
-        for name, own in ends.items()
-    }
+def _short_names(datasets: set[str]) -> dict[str, str]:
+    """The last names of folders, or their whole paths where two are called the same; others' names as they are."""
+    last = {name: name.rpartition("/")[2].removeprefix("folder:") or name for name in datasets}
+    return {name: last[name] if list(last.values()).count(last[name]) == 1 else name for name in datasets}

@@ -248,6 +248,7 @@ def comma_separated(table: Table, runs: pd.DataFrame) -> str:
     }
     for key, figures in table.figures.items():
         numbers = pd.DataFrame({number: figure.numbers() for number, figure in figures.items()}).T
+        numbers = numbers.infer_objects()
         data |= {f"{key}_{end}": numbers[end].reindex(groups.index) for end in numbers}
     return pd.DataFrame(data).to_csv(index=False, float_format="%.6g")
 
@@ -265,6 +266,12 @@ def latex(table: Table) -> str:
         if conditions[i] != conditions[i - 1]:
             lines.insert(start + i, r"\midrule")
     text = "\n".join([r"% needs \usepackage{booktabs}", *(f"% {note}" for note in NOTES), *lines, ""])
-    for mark, command in {"±": r"$\pm$", "−": "$-$", "†": r"$^\dagger$", "‡": r"$^\ddagger$"}.items():
+    for mark, command in {
+        "±": r"$\pm$",
+        "& -": "& $-$",
+        "−": "$-$",
+        "†": r"$^\dagger$",
+        "‡": r"$^\ddagger$",
+    }.items():
         text = text.replace(mark, command)  # plain LaTeX does not know all of these characters
     return text

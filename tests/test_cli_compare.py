@@ -163,7 +163,7 @@ def test_spellings_of_a_folder_are_one_data_set_called_by_its_name(tmp_path, cap
     make(tmp_path / "runs", "other", [50])
     make(tmp_path / "runs", "same name", [50], dataset="folder:b/imgs")
     rows, _ = table(capsys, "runs", "--out", "out")
-    ours, theirs = f"{tmp_path.name}/imgs", "b/imgs"
+    ours, theirs = f"folder:{tmp_path}/imgs", f"folder:{tmp_path}/b/imgs"
     assert set(rows) == {f"root k=3 m=3, {name}" for name in ("digits", ours, theirs)}
     assert rows[f"root k=3 m=3, {ours}"]["seeds"] == "0 1 2 3"
     rows, _ = table(capsys, *(f"runs/r{seed}" for seed in range(4)), "runs/other", "--out", "out")
