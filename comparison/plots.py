@@ -64,12 +64,11 @@ def draw_all(
         ending = f"-{place[0]}-{place[1]}" if len(places) > 1 else ""
         for name, make in _of_one_place(table, groups, runs, epochs, looks):
             figures[name + ending] = make
-    speed = {key: column.title for key, column in table.columns.items() if column.section == "Speed"}
-    titles = {"test_acc": "test accuracy (%)"}
+    speed = {k: c.title.rpartition(" (")[0] for k, c in table.columns.items() if c.section == "Speed"}
     for name, title, columns in (
-        ("accuracy", "test accuracy", titles),
+        ("accuracy", "test accuracy", {"test_acc": "test accuracy (%)"}),
         ("differences", f"difference from {baseline}", DIFFERENCES),
-        ("speed", "time to a test accuracy", {key: text.rpartition(" (")[0] for key, text in speed.items()}),
+        ("speed", "time to a test accuracy", speed),
     ):
         if columns := {key: text for key, text in columns.items() if key in table.figures}:
             figures[name] = lambda a=(title, columns): draw_intervals(table, looks, *a)
@@ -97,10 +96,13 @@ def _of_one_place(table, groups, runs, epochs, looks) -> Iterator[tuple[str, Cal
     """Names and makers of the figures of one data set and net."""
     yield "accuracy-epochs", lambda: draw_curves(groups, runs, epochs, looks, "epoch", "epoch")
     yield "accuracy-seconds", lambda: draw_curves(groups, runs, epochs, looks, "seconds", "training time (s)")
-    by_k = groups[groups.k_end.isna() & groups.k.notna()]
-    if by_k.k.nunique() > 1:
+
+    def varies(flag: str, rows: pd.DataFrame) -> bool:
+        return any(part[flag].nunique() > 1 for part in _conditions(rows, flag).values())
+
+    if varies("k", groups[groups.k_end.isna()]):
         yield "accuracy-k", lambda: draw_against(table, groups, "k", "k", "test_acc", "test accuracy (%)")
-    if groups.label_noise.nunique() > 1:
+    if varies("label_noise", groups):
         words = ("label_noise", "wrong training labels (share)")
         yield "accuracy-noise", lambda: draw_against(table, groups, *words, "test_acc", "test accuracy (%)")
         if "test_ece" in table.figures:
@@ -223,6 +225,7 @@ def draw_against(table, groups, flag: str, x: str, score: str, unit: str):
         family = groups.loss_name
     groups = groups.assign(family=family)
     looks = _looks(groups.family)
+    unfinished = set(groups.family[groups.unfinished > 0])
 
     def fill(ax, members):
         values = sorted(members[flag].dropna().unique())
@@ -230,7 +233,7 @@ def draw_against(table, groups, flag: str, x: str, score: str, unit: str):
             part = part.sort_values(flag)
             means = [figures[number].mean for number in part.index]
             reach = [0.0 if math.isnan(f.low) else f.high - f.mean for f in map(figures.get, part.index)]
-            label = name + " †" * any(part.unfinished)
+            label = name + " †" * (name in unfinished)
             if part[flag].isna().all():
                 ax.axhline(means[0], label=label, **looks[name] | {"marker": None})
                 ax.axhspan(
@@ -279,9 +282,9 @@ def draw_intervals(table: Table, looks: dict, title: str, columns: dict[str, str
     axes[0].set_yticks(range(len(numbers)), names, fontsize=8)
     axes[0].set_ylim(len(numbers) - 0.4, -0.6)
     note = f"{BARS} ×: fewer."
-    if columns is DIFFERENCES or set(columns) <= set(DIFFERENCES):
+    if set(columns) <= set(DIFFERENCES):
         note += " Hollow: a tie, the interval contains zero. *: it does not. **: nor after Holm's correction."
-    if table.columns[next(iter(columns))].section == "Speed":
+    elif "test_acc" not in columns:
         note += " Hollow: a lower bound, as some seeds never got there."
     figure.suptitle(printable(title), fontsize=10)
     figure.supxlabel(
