@@ -22,8 +22,7 @@ from measure import Column, parser, prepare, register_random_images, report, sec
 from torch.utils.flop_counter import FlopCounterMode
 
 from common import UserError, fail, number
-from data import DATASETS, build_data
-from data.source import Request
+from data import DATASETS, DataOptions, build_data
 from engine.distributed import World
 from engine.meter import PEEK_EVERY
 from engine.optim import build_optimizer
@@ -80,7 +79,7 @@ class Baseline:
     """The loop as published, around a net of its own."""
 
     def __init__(self, args, net, lr, device):
-        images = DATASETS["random"].load(Request("random", Path())).train
+        images = DATASETS["random"].load("random", Path(), DataOptions()).train
         self.loader = published_loader(PilImages(images, published_transform(args.size)), args)
         self.net, self.loss, self.device = (
             build_model(net, 10, args.size).to(device),

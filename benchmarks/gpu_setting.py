@@ -113,8 +113,7 @@ def steps_of(job, count):
     args, done, epoch = job.args, 0, 0
     mix = Mixing(args.mixup, args.cutmix, job.data.num_classes, 0) if args.mixup or args.cutmix else None
     while done < count:
-        job.data.train.set_epoch(epoch)
-        for images, labels in job.data.train:
+        for images, labels in job.data.train.from_(epoch):
             done += 1
             images, target = mix(images, labels, done) if mix else (images, labels)
             if args.k_end:

@@ -147,7 +147,7 @@ class RandomImages(Dataset):
 
     count: int = 0
 
-    def load(self, request):
+    def load(self, name, root, options):
         rng = np.random.default_rng(0)
         classes = min(10, self.count)
         train, test = (

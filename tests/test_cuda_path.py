@@ -36,6 +36,7 @@ STEPS = [
         "--net vgg11 --loss sce --cache none --workers 0 --dataset folder:images --size 32 --val-split 0.3",
         300,
     ),
+    ("--net lenet --loss ce", 200),
     ("--net vgg11 --loss root --k-end 5 --graph on --bs 16", 25),
     ("--net vgg11 --loss apl --graph on --bs 16 --ema 0.9 --amp fp16 --mixup 0.2", 35),
 ]
@@ -75,7 +76,7 @@ def test_the_steps_are_a_sample_of_every_net_loss_and_kind_of_step():
     families = {"models.timm_models": ["--net timm:"]}  # the nets of each file
     for name in list_models():
         families.setdefault(find_net(name).build.func.__module__, []).append(f"--net {name} ")
-    assert len(families) == 7 and all(any(net in all_flags for net in nets) for nets in families.values())
+    assert len(families) == 8 and all(any(net in all_flags for net in nets) for nets in families.values())
 
 
 @pytest.mark.parametrize("which", [STEPS[:5], STEPS[5:]], ids=["five", "eight"])

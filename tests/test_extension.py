@@ -29,7 +29,7 @@ class Signs(torch.optim.Optimizer):
                 mean = self.state[p].setdefault("mean", torch.zeros_like(p))
                 p.sub_(mean.lerp_(p.grad, 0.1).sign(), alpha=group["lr"])
 
-def load(request):
+def load(name, root, options):
     from data.source import Source, Split
     g = np.random.default_rng(0)
     def split(n):
