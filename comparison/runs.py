@@ -234,7 +234,7 @@ def _part(name: str, group: pd.Series) -> str:
 def in_words(value: object) -> str:
     if value is None or value == "":
         return "default"
-    return f"{value:g}" if type(value) in (int, float) else str(value)
+    return f"{value:g}" if type(value) is float else str(value)
 
 
 def _short_names(datasets: set[str]) -> dict[str, str]:
