@@ -194,9 +194,9 @@ compare | runs | --out | required
 compare | runs --out '' | --out is empty | give it a value
 compare | '' --out o | RUN_DIR is empty | give it a value
 compare | nowhere --out o | nowhere | RUN_DIR must hold the config.json and metrics.csv
-compare | LONG --out o | File name too long | RUN_DIR must hold
+compare | LONG --out o | it has no config.json that can be read | RUN_DIR must hold
 compare | images --out o | images | RUN_DIR must hold
-compare | nojson badbs --out o | nojson: config.json or metrics.csv is damaged; 1 more | RUN_DIR must hold
+compare | nojson badbs --out o | nojson/config.json is damaged | RUN_DIR must hold
 compare | runs --out notes.txt | --out notes.txt | give another directory
 compare | runs --out notes.txt/x | --out notes.txt/x | give another directory
 compare | runs --out o --baseline ce | --baseline | like loss=ce or loss=root,k=3
