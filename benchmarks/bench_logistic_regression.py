@@ -23,7 +23,7 @@ from sklearn.preprocessing import StandardScaler
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from models import RootedLogisticRegression
+from logreg.estimator import RootedLogisticRegression
 
 
 def large(n=100_000, d=100):
