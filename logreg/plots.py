@@ -48,7 +48,7 @@ def plot_losses(path, ks):
             for index, k in enumerate(ks):
                 with np.errstate(all="ignore"):
                     value, slope = sign * k * np.expm1(sign * ell / k), -wrong * np.exp(sign * ell / k)
-                style = _style(loss, index)
+                style = _style("rlo", index)
                 axes[0, column].plot(t, value, label=f"k = {k:g}", **style)
                 axes[1, column].plot(t, slope, **style)
             axes[1, column].set_xlabel("margin t = y·f(x)")
@@ -135,7 +135,9 @@ def plot_condition(path, runs, title):
                     axis.axhline(
                         run["row"]["condition"], color=colour, linestyle=":", label=f"logistic, l2 = {l2:g}"
                     )
-        axis.set_yscale("log")
+        low, high = axis.get_ylim()
+        if low <= 0 or high / low > 10:
+            axis.set_yscale("log")
         ticks = sorted({run["k"] for run in runs if run["k"] is not None})
         axis.set_xticks(ticks, [f"{k:g}" for k in ticks])
         axis.set_xticks([], minor=True)

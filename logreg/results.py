@@ -168,5 +168,5 @@ def write(out, args, dataset, runs):
         plots.plot_condition(out / "condition.png", arrived, dataset.name)
     if issues is None:
         return "label_issues.csv is left out: it needs a run of root, so a --k above 1"
-    judge = f"{judge["row"]["objective"]} l2={judge["l2"]:g}"
+    judge = f"{judge['row']['objective']} l2={judge['l2']:g}"
     return f"label_issues.csv: the training labels, most doubtful first, by {judge}"
