@@ -42,7 +42,7 @@ def plot_losses(path, ks):
 
     def make():
         figure, axes = _subplots(2, 2, 6.4, sharex=True, sharey="row")
-        for column, (loss, sign) in enumerate((("rlo", 1), ("root", -1))):
+        for column, sign in enumerate((1, -1)):  # rlo, root
             axes[0, column].plot(t, ell, label="logistic (k → ∞)", **_style("logistic", 0))
             axes[1, column].plot(t, -wrong, **_style("logistic", 0))
             for index, k in enumerate(ks):

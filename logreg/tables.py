@@ -94,8 +94,11 @@ def _check_kind(path):
         raise UserError(f"{path} is a directory; give one of the files in it")
     if not path.is_file():
         raise UserError(f"no such file: {path}; give the path of a .csv, .data or .svm file")
-    with open(path, "rb") as file:
-        beginning = file.read(1000)
+    try:
+        with open(path, "rb") as file:
+            beginning = file.read(1000)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; give another file") from None
     for pattern, kind in _OTHER_KINDS:
         if re.match(pattern, beginning):
             raise UserError(f"{path} is {kind}")
@@ -193,7 +196,6 @@ class _Table:
 
     def load(self, features, target):
         """The numbers of some columns, shape (n, d), and the labels."""
-        self._check_names(sorted([*features, target]))
         skip = int(bool(self.names))
         body = {"names": range(self.width), "index_col": False, "skiprows": skip}
         dtype = {j: np.float64 if j in features else str for j in range(self.width)}
@@ -210,6 +212,7 @@ class _Table:
         if not labels:
             raise UserError(f"{self.path} has a header and no samples; add some, or say --header no")
         self._check_first_line(features, target, labels)
+        self._check_names(sorted([*features, target]))
         for row, label in enumerate(labels):
             if not label or "\n" in label:
                 wrong = "goes on in the next line: close its quote" if label else "is missing: fix the line"
@@ -273,10 +276,9 @@ class _Table:
                 what = f"is {cell[:40]!r}, no finite number" if cell else "is missing, or the line too short"
                 other = "." if comma else ","
                 mark = f", say --decimal {other}" if re.fullmatch(rf"[+-]?\d+[{other}]\d+", cell) else ""
-                name = self.names[j] if self.names else j
                 raise UserError(
                     f"{self.path}, line {line}: {self.say(j)} {what}; fix or remove such lines{mark}, or leave "
-                    f"the column out with --drop {name}"
+                    f"the column out with --drop {(self.names and self.names[j]) or j}"
                 )
         raise UserError(f"{self.path}: a line has separators and no cells; remove it")
 
