@@ -161,11 +161,12 @@ def load(name, *, data_dir="datasets", test_file=None, rule=None, test_size=0.25
         index, rest = _split(name, y, test_size, seed)
         X, y, X_test, y_test = X[index], y[index], X[rest], y[rest]
     with np.errstate(all="ignore"):
-        mean, scale = X.mean(axis=0), X.std(axis=0)
+        mean, scale, spread = X.mean(axis=0), X.std(axis=0), np.ptp(X, axis=0)
+        is_wrong = ~np.isfinite(scale) | ((scale == 0) & (spread > 0))
         scale[scale <= 1e-12 * np.abs(mean)] = 1.0  # constant: rounding must not become unit variance
         X, X_test = (X - mean) / scale, (X_test - mean) / scale
-    if not (np.isfinite(X).all() and np.isfinite(X_test).all()):
-        raise UserError(f"{name}: its numbers are too large to be standardised; rescale them first")
+    if is_wrong.any() or not np.isfinite(X_test).all():
+        raise UserError(f"{name}: numbers too large or too small to be standardised; rescale them first")
     return Dataset(title, X, y, X_test, y_test, [str(c) for c in classes], index, summary)
 
 

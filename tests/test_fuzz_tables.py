@@ -1,6 +1,6 @@
 """Random tables, written in many ways: with the flags that describe them, what is read is what was written.
 
-Without flags a table is refused with one line, or read as it was written: never otherwise.
+Without flags a table of commas is refused, or read as it was written: never otherwise.
 ROOTED_FUZZ_TABLES draws more of them.
 """
 
@@ -76,18 +76,21 @@ def same(read, held):
 
 
 def test_what_is_read_is_what_was_written(tmp_path):
-    refused = 0
+    refused = plain = 0
     for seed in range(CASES):
         files, held, rule = draw(random.Random(seed))
         paths = [tmp_path / name for name in ("train.csv", "test.csv")[: len(files)]]
         for path, content in zip(paths, files, strict=True):
             path.write_bytes(content)
         assert same(read_files(*paths, rule=rule)[0], held), f"seed {seed}"
+        if rule.sep != ",":
+            continue
+        plain += 1
         try:
             read, _ = read_files(*paths, rule=Rule(target=rule.target))
         except UserError:
             refused += 1
         else:
             assert same(read, held), f"seed {seed}, without flags"
-    print(f"\ntables: {CASES}, read without flags: {CASES - refused}")
-    assert 0 < refused < CASES
+    print(f"\ntables: {CASES}, with commas {plain}, of these refused without flags: {refused}")
+    assert 0 < refused < plain

@@ -21,7 +21,8 @@ from logreg.tables import Rule
         ("a,b,y\n1,2,p\n", "at least two"),
         ("a,b,y\n1,2,3\n2,4,4\n5,6,7\n8,8,10\n", "4 values in 4 samples"),
         ("a,b,y\n1,2,p\n2,3,p\n3,4,p\n4,5,q\n", "one sample only"),
-        ("a,b,y\n1e200,2,p\n-1e200,3,q\n1,4,p\n1,5,q\n", "too large to be standardised"),
+        ("a,b,y\n" + "1e200,2,p\n-1e200,3,q\n" * 4, "too large or too small"),
+        ("a,b,y\n" + "1e-200,2,p\n2e-200,3,q\n" * 4, "too large or too small"),
     ],
 )
 def test_files_that_cannot_be_split_are_explained_in_one_line(tmp_path, text, message):

@@ -100,7 +100,7 @@ def test_a_feature_that_is_no_finite_number_is_refused_by_column_line_and_value(
         ("1,2,a\n3,4,b\n5,6,a\n", {}, "its first line (1, 2, a) looks like data; say --header no, or --header yes"),
         ("1,2,2\n3,4,1\n5,6,1\n", {}, "looks like data; say --header no"),
         ("1,1,2\n3,4,1\n", {}, "looks like data; say --header no"),  # and not: two columns of one name
-        ("0.5,g,1\nx,b,0\nz,g,0\n", {"drop": ("0",), "target": "1"}, "looks like data"),
+        ("0.5,1,g\nx,0,b\nz,0,g\n", {"drop": ("0",)}, "looks like data"),
         (",b,y\n0,2,p\n1,4,q\n", {}, "column 0 has no name (row numbers, as a rule); name it, or leave it out with --drop 0"),
         ("b,b,y\n1,2,p\n3,4,q\n", {}, "two columns are called 'b'"),
         ("b,b,y\n1,2,p\n3,4,q\n", {"drop": ("b",)}, "several columns are called 'b'; give --drop an index"),
