@@ -63,7 +63,7 @@ def regression_parser(documentation: str | None = __doc__) -> Parser:
 
     made = parser.add_argument_group("synthetic data").add_argument
     made("--n", type=number(int, 2), default=500, help="samples")
-    made("--d", type=number(int, 1), default=2, help="features; 2 draws decision boundaries")
+    made("--d", type=number(int, 1), default=2, help="features")
     made("--margin", type=number(float, 0), default=0.0, help="0: overlapping classes; > 0: separable")
     made("--condition", type=number(float, 1), default=10.0, help="largest over smallest variance")
 

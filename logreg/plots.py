@@ -147,33 +147,3 @@ def plot_condition(path, runs, title):
         return figure
 
     draw(path, make, dpi=100)
-
-
-def plot_boundaries(path, dataset, runs, title):
-    """Training data of two features, and where each objective's solution changes its decision."""
-    X, y = dataset.X_train, dataset.y_train
-    edges = [np.linspace(X[:, j].min() - 0.3, X[:, j].max() + 0.3, 300) for j in (0, 1)]
-    grid = np.stack(np.meshgrid(*edges), axis=-1).reshape(-1, 2)
-
-    def make():
-        figure, ((axis,),) = _subplots(1, 1, 5.4)
-        for c, name in enumerate(dataset.classes):
-            style = {"marker": MARKERS[c % 6], "color": OKABE_ITO[1 + (c + 1) % 6]}
-            axis.scatter(*X[y == c].T, s=16, alpha=0.35, label=f"class {_plain(name)}", **style)
-        for run in runs:
-            scores = run["problem"].scores(run["result"].w, grid)
-            plane = scores[0] + 0.5 if len(scores) == 1 else scores.argmax(axis=0)
-            # Between the classes c and c + 1 lies c + ½, wherever the two regions meet.
-            levels, style = np.arange(len(dataset.classes) - 1) + 0.5, _style(run["loss"], run["index"])
-            lines = {"colors": style["color"], "linestyles": [style["linestyle"]], "linewidths": 1.6}
-            axis.contour(*edges, plane.reshape(300, 300), levels=levels, **lines)
-            axis.plot([], [], label=run["row"]["objective"], **style)
-        axis.set(xlabel="feature 0 (standard deviations)", ylabel="feature 1 (standard deviations)")
-        late = any(run["row"]["status"] != "converged" for run in runs)
-        axis.set_title(
-            f"decision boundaries: {_plain(title)}{' (last iterates, not all at a minimum)' * late}"
-        )
-        _legend_below(figure, axis, 5)
-        return figure
-
-    draw(path, make, dpi=100)

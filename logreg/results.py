@@ -163,11 +163,6 @@ def write(out, args, dataset, runs):
             plots.plot_convergence(
                 out / f"convergence-{x}-l2-{l2:g}.png", here, x, f"{dataset.name}, l2 = {l2:g}"
             )
-        if dataset.X_train.shape[1] == 2:
-            at = [run for run in best.values() if run["l2"] == l2]
-            plots.plot_boundaries(
-                out / f"boundaries-l2-{l2:g}.png", dataset, at, f"{dataset.name}, l2 = {l2:g}"
-            )
     arrived = [run for run in best.values() if run["row"]["status"] == "converged"]
     if arrived:
         plots.plot_condition(out / "condition.png", arrived, dataset.name)

@@ -196,13 +196,11 @@ class _Table:
 
     def load(self, features, target):
         """The numbers of some columns, shape (n, d), and the labels."""
-        skip = int(bool(self.names))
-        body = {"names": range(self.width), "index_col": False, "skiprows": skip}
+        body = {"names": range(self.width), "index_col": False, "skiprows": int(bool(self.names))}
+        # All columns, since pandas takes lines of any length with usecols.
         dtype = {j: np.float64 if j in features else str for j in range(self.width)}
         try:
-            frame = self.read(
-                **body, dtype=dtype
-            )  # all columns: with usecols pandas takes lines of any length
+            frame = self.read(**body, dtype=dtype)
         except ValueError:  # a cell is no number
             self._refuse_cell(features)
         X = frame[features].to_numpy()
@@ -213,10 +211,8 @@ class _Table:
             raise UserError(f"{self.path} has a header and no samples; add some, or say --header no")
         self._check_first_line(features, target, labels)
         self._check_names(sorted([*features, target]))
-        for row, label in enumerate(labels):
-            if not label or "\n" in label:
-                wrong = "goes on in the next line: close its quote" if label else "is missing: fix the line"
-                raise UserError(f"{self.path}, sample {row + 1}: the target, {self.say(target)}, {wrong}")
+        if not all(labels) or any("\n" in label for label in labels):
+            self._refuse_label(target)
         below_1000 = ((np.abs(X) < 1000) & (np.round(X, 3) == X)).all(axis=0)
         doubtful = [j for j, is_doubtful in zip(features, below_1000, strict=True) if is_doubtful]
         if doubtful and self.rule.decimal is None:
@@ -260,21 +256,32 @@ class _Table:
                 "Say --decimal . if it is a fraction, else remove such points"
             )
 
-    def _refuse_cell(self, features):
-        """Refuse the first cell that is no finite number, by its column, line and text."""
+    def _text(self):
+        """The line of every sample, from 1, and its cells as text."""
         cells = self.read(names=range(self.width), index_col=False, dtype=str, skip_blank_lines=False)
         breaks = cells.map(lambda cell: cell.count("\n")).sum(axis=1)  # within quotes
         lines = 1 + np.arange(len(cells)) + breaks.cumsum() - breaks
-        cells = cells.assign(line=lines).iloc[int(bool(self.names)) :]
-        cells = cells[~(cells[range(self.width)] == "").all(axis=1)]
+        samples = ~cells.eq("").all(axis=1) & (np.arange(len(cells)) >= bool(self.names))
+        return lines[samples], cells[samples]
+
+    def _refuse_label(self, target):
+        lines, cells = self._text()
+        for line, label in zip(lines, cells[target].str.strip(), strict=True):
+            if not label or "\n" in label:
+                wrong = "goes on in the next line: close its quote" if label else "is missing: fix the line"
+                raise UserError(f"{self.path}, line {line}: the target, {self.say(target)}, {wrong}")
+
+    def _refuse_cell(self, features):
+        """Refuse the first cell that is no finite number, by its column, line and text."""
         comma = self.rule.decimal == ","
+        other = "." if comma else ","
+        lines, cells = self._text()
         for j in features:
-            for line, cell in zip(cells["line"], cells[j].str.strip(), strict=True):
-                text = cell.translate({44: ".", 46: "?"}) if comma else cell
+            for line, cell in zip(lines, cells[j].str.strip(), strict=True):
+                text = cell.translate({ord(","): ".", ord("."): "?"}) if comma else cell
                 if _NUMBER.fullmatch(text) and np.isfinite(float(text)):
                     continue
                 what = f"is {cell[:40]!r}, no finite number" if cell else "is missing, or the line too short"
-                other = "." if comma else ","
                 mark = f", say --decimal {other}" if re.fullmatch(rf"[+-]?\d+[{other}]\d+", cell) else ""
                 raise UserError(
                     f"{self.path}, line {line}: {self.say(j)} {what}; fix or remove such lines{mark}, or leave "

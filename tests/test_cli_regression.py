@@ -61,7 +61,7 @@ def test_one_command_writes_the_table_and_the_plots_and_nothing_outside_out(
     out = tmp_path / "runs" / "regression-synthetic"
     assert [p.name for p in tmp_path.iterdir()] == ["runs"]
     assert sorted(p.name for p in out.iterdir()) == [
-        "boundaries-l2-0.01.png", "condition.png", "config.json", "convergence-iterations-l2-0.01.png",
+        "condition.png", "config.json", "convergence-iterations-l2-0.01.png",
         "convergence-seconds-l2-0.01.png", "label_issues.csv", "losses.png", "results.csv",
     ]  # fmt: skip
     assert all(path.read_bytes()[:4] == b"\x89PNG" for path in out.glob("*.png"))

@@ -111,7 +111,7 @@ def test_a_feature_that_is_no_finite_number_is_refused_by_column_line_and_value(
         ("a,y\n950,p\n1.250,q\n", {}, "is 1.250 in column 0 (a) a fraction, or a point between thousands? Say --decimal ."),
         ("a,y\n950,p\n2.000,q\n", {}, "say --decimal ."),
         ("a;y\n1,5;p\n2.5;q\n", {"sep": ";", "decimal": ","}, "line 3: column 0 (a) is '2.5', no finite number"),
-        ("a,y\n1,p\n2,\n", {}, "the target, column 1 (y), is missing"),
+        ("a,y\n\n1,p\n2,\n", {}, "line 4: the target, column 1 (y), is missing"),
         ('a,y\n1,"p\n2,q"\n3,q\n', {}, "goes on in the next line: close its quote"),
         ('a,y\n1,p\n2,"q\n3,p\n', {}, "a quote is not closed"),
         ("a,b\n1,0.15\n2,0.25\n3,0.35\n4,0.15\n", {}, "looks continuous (3 values like '0.15'); pass --target 1 to use it anyway"),
