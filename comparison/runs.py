@@ -131,7 +131,8 @@ def _flags(config: dict) -> dict:
         flags[name] = " ".join(map(str, value)) if isinstance(value, list) else value
     used = LOSS_PARAMETERS.get(flags["loss"], LOSS_FLAGS)  # a loss that this version does not have keeps all
     unused = set(flags_of(LOSS)) - set(used)
-    return flags | {"dataset": spelling(flags["dataset"])} | dict.fromkeys(unused)
+    spelled = {name: spelling(flags[name]) for name in ("dataset", "net")}
+    return flags | spelled | dict.fromkeys(unused)
 
 
 def _report(path: Path) -> dict[str, float]:
@@ -165,8 +166,6 @@ def read_all(paths: Iterable[str]) -> tuple[pd.DataFrame, list[str]]:
         message = "no run to compare: RUN_DIR must hold the config.json and metrics.csv of a training"
         raise UserError(message + first_of(notes))
     runs = pd.DataFrame(rows, dtype=object)
-    first = {spelling(net): net for net in reversed(runs.net)}
-    runs["net"] = [first[spelling(net)] for net in runs.net]
     runs["data"] = None
     for dataset, part in runs.groupby("dataset"):
         if len(set(part.fingerprint) - {""}) > 1:
@@ -179,10 +178,9 @@ def read_all(paths: Iterable[str]) -> tuple[pd.DataFrame, list[str]]:
     for _, run in runs.drop(kept.index).iterrows():
         other = kept[(kept.key == run.key) & (kept.seed == run.seed)].path.item()
         notes.append(f"{run.path} is left out: {other} is the same, seed {run.seed} included")
-    losses = [*LOSS_PARAMETERS, *sorted(set(kept.loss))]
-    numbers = kept.assign(loss=kept.loss.map(losses.index), k=kept.k.fillna(0), m=kept.m.fillna(0))
-    order = numbers.sort_values(["dataset", "net", "condition", "loss", "k", "m", "key", "seed"]).index
-    runs = kept.loc[order]
+    numbers = kept.assign(k=kept.k.fillna(0), m=kept.m.fillna(0))
+    order = ["dataset", "net", "condition", "loss", "k", "m", "key", "seed"]
+    runs = kept.loc[numbers.sort_values(order).index]
     runs["group"] = pd.factorize(runs.key)[0]
     return runs, notes
 

@@ -56,6 +56,7 @@ def changes_of(text: str) -> dict:
             changes[name] = float(value)
         except ValueError:
             is_switch = isinstance(defaults[name], bool)
+            value = spelling(value) if name in ("dataset", "net") else value
             changes[name] = SWITCH.get(value.lower(), value) if is_switch else value
     return changes
 
@@ -69,16 +70,12 @@ def find_baselines(groups: pd.DataFrame, changes: dict) -> pd.Series:
         If several have.
     """
 
-    def key(flags: dict) -> list:
-        return [spelling(flags[name]) if name in ("dataset", "net") else flags[name] for name in compared]
-
     # Another loss has other parameters: only those in `changes` count then.
     compared = [n for n in EXPERIMENT if n not in LOSS_FLAGS or n in changes or "loss" not in changes]
-    keys = {number: key(flags) for number, flags in groups.to_dict("index").items()}
     baselines = []
-    for number, flags in groups.to_dict("index").items():
-        wanted = key(flags | changes)
-        fits = [other for other, has in keys.items() if has == wanted]
+    for number, flags in groups[compared].iterrows():
+        wanted = [changes.get(name, flags[name]) for name in compared]
+        fits = [other for other, has in groups[compared].iterrows() if list(has) == wanted]
         if len(fits) > 1:
             labels = "; ".join(groups.label[fits])
             raise UserError(f"--baseline fits several groups, name what tells them apart: {labels}")
