@@ -163,7 +163,7 @@ def draw_intervals(figures: pd.DataFrame, groups: pd.DataFrame, looks: dict, bas
                 ax.annotate(row.verdict, (ends[1], y), (3, -1), textcoords="offset points", va="center")
         if baseline:
             ax.axvline(0, color="0.4", linewidth=0.9, zorder=1)
-        ax.set_xlabel(textwrap.fill(f"{name} − baseline" if baseline else name, 30))
+        ax.set_xlabel(textwrap.fill(f"{name.partition(',')[0]} − baseline" if baseline else name, 30))
         ax.grid(axis="y", visible=False)
         ax.margins(x=0.12)
         if i == 0:

@@ -387,12 +387,9 @@ def test_pictures_show_what_the_table_says(pictures, tmp_path, capsys):
     assert names == ["ce, label noise 0", "root k=3 m=3, label noise 0 †", "root k=3 m=3, label noise 0.4"]
 
 
-@pytest.mark.parametrize("suffix, start", [("pdf", b"%PDF"), ("svg", b"<?xml")])
-def test_pictures_for_print_and_one_that_fails_is_a_note(
-    suffix, start, runs, pictures, tmp_path, monkeypatch, capsys
-):
+def test_pictures_for_print_and_one_that_fails_is_a_note(runs, pictures, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(plots, "draw_curves", lambda *args: 1 / 0)
-    compare.main([str(runs), "--out", str(tmp_path / "out"), "--format", suffix])
-    assert f"learning-curves.{suffix} was not drawn" in capsys.readouterr().out
-    assert (tmp_path / "out" / f"differences.{suffix}").read_bytes().startswith(start)
+    compare.main([str(runs), "--out", str(tmp_path / "out"), "--format", "pdf"])
+    assert "learning-curves.pdf was not drawn" in capsys.readouterr().out
+    assert (tmp_path / "out" / "differences.pdf").read_bytes().startswith(b"%PDF")
     assert "learning-curves" not in (tmp_path / "out" / "table.md").read_text()

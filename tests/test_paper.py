@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 from test_commands import PARSERS, ROOT, commands_of
 
 import sweep
@@ -127,7 +126,3 @@ def test_memorised_counts_what_a_net_says_of_right_and_of_wrong_labels(tmp_path,
     for name, hit, of in (("wrong", wrong, wrong == wrong), ("right_learned", labels == 7, ~wrong),
                           ("wrong_learned", labels == 7, wrong), ("wrong_corrected", clean == 7, wrong)):  # fmt: skip
         assert float(said[name]) == pytest.approx(100 * float(hit[of].float().mean()), abs=0.006), name
-
-    with pytest.raises(SystemExit) as leaving:
-        memorised.main([str(tmp_path / "nowhere")])
-    assert leaving.value.code == 2 and "has no last.pt" in capsys.readouterr().err
