@@ -26,8 +26,13 @@ COMPILE_FROM_STEPS = 2000
 QUICK = 2  # steps, and test batches
 
 
+def parse_args(argv=None):
+    """The flags, and the names of those that were typed."""
+    return parse(argv, __doc__)
+
+
 def main(argv=None):
-    args, typed = parse(argv, __doc__)
+    args, typed = parse_args(argv)
     with one_line_errors("train.py", "try --accumulate 2 or more, a smaller --bs, --size or net"):
         if args.list_nets:
             list_nets()
@@ -41,58 +46,64 @@ def main(argv=None):
 
 def train(args, typed):
     """One run, from the flags to the last line."""
-    from engine.checkpoint import seed_everything
-    from engine.meter import Diverged
     from engine.run import Run
     from engine.stop import Stop
     from engine.world import World
 
     stop = Stop()  # from here on SIGTERM and SIGINT end with 143 and 130
     config, name = settle_flags(args, typed)
-    # Before the data, which may take minutes, the run has its directory.
-    with World(args.device) as world, Run(world, lambda: open_directory(args, name), args.save_every) as run:
+    with World(args.device) as world:
         settle_threads(args, typed, config, world)
         weights, info = first_weights(args, typed)
         data = build_data(args, world, info, config)
         loss = build_loss(args, data, info).to(world.device)
         net = build_net(args, data, weights, world.device)
         trainer = build_trainer(args, net, loss, data, world)
-        total_steps = steps_of(args, data)
         describe(args, typed, data, trainer)
-        if args.eval_only:
-            scores = report(run.path, trainer, data, stop, args)
-            world.say(
-                f"test loss {scores['loss']:.4f} · test accuracy {scores['acc']:.2f} % · "
-                f"calibration error {scores['ece']:.2f} % · {run.path}"
-            )
-            return
-        seed_everything(args.seed, world.rank)  # dropout draws other numbers in every process
-        at = run.restore(trainer)
-        if at.step > total_steps:
-            raise UserError(f"--max-steps {args.max_steps} lies behind the run, which is at step {at.step}")
-        if run.directory:
-            run.directory.start(vars(args) | {"data": data.facts(), "total_steps": total_steps}, at.rows)
-        world.say(f"run     {run.path}, step {at.step} of {total_steps}")
-        try:
-            with stop.deferred():
-                train_epochs(trainer, data, at, run, stop, args)
-                load_best(run.path, trainer)
+        with Run(world, lambda: open_directory(args, name), args.save_every) as run:
+            if args.eval_only:
                 scores = report(run.path, trainer, data, stop, args)
-        except SystemExit:
-            world.say(f"stopped at step {at.step} of {total_steps}; continue with --resume {run.path}")
-            raise
-        except Diverged as error:
-            last = run.path / "last.pt"
-            kept = f"{last} is from before" if last.exists() else "it came before the first checkpoint"
-            hint = "try a smaller --lr, --warmup or --clip-grad"
-            raise UserError(f"training diverged: {error}; {kept}; {hint}", EXIT_DIVERGED) from None
-        if run.directory:
-            run.directory.draw()
-        world.say(f"memory  {world.peak_memory():.2f} GiB at peak")
-        best_of = "validation" if data.val else "test"
-        tested = f" · test accuracy {scores['acc']:.2f} %" if data.val else ""
-        where = "--quick keeps no files" if args.quick else run.path
-        world.say(f"best {best_of} accuracy {at.best_acc:.2f} % at epoch {at.best_epoch}{tested} · {where}")
+                world.say(
+                    f"test loss {scores['loss']:.4f} · test accuracy {scores['acc']:.2f} % · "
+                    f"calibration error {scores['ece']:.2f} % · {run.path}"
+                )
+            else:
+                train_and_report(trainer, data, run, stop, args)
+
+
+def train_and_report(trainer, data, run, stop, args):
+    """From where the run stands to its last line."""
+    from engine.checkpoint import seed_everything
+    from engine.meter import Diverged
+
+    world, total_steps = trainer.world, steps_of(args, data)
+    seed_everything(args.seed, world.rank)  # dropout draws other numbers in every process
+    at = run.restore(trainer)
+    if at.step > total_steps:
+        raise UserError(f"--max-steps {args.max_steps} lies behind the run, which is at step {at.step}")
+    if run.directory:
+        run.directory.start(vars(args) | {"data": data.facts(), "total_steps": total_steps}, at.rows)
+    world.say(f"run     {run.path}, step {at.step} of {total_steps}")
+    try:
+        with stop.deferred():
+            train_epochs(trainer, data, at, run, stop, args)
+            load_best(run.path, trainer)
+            scores = report(run.path, trainer, data, stop, args)
+    except SystemExit:
+        world.say(f"stopped at step {at.step} of {total_steps}; continue with --resume {run.path}")
+        raise
+    except Diverged as error:
+        last = run.path / "last.pt"
+        kept = f"{last} is from before" if last.exists() else "it came before the first checkpoint"
+        hint = "try a smaller --lr, --warmup or --clip-grad"
+        raise UserError(f"training diverged: {error}; {kept}; {hint}", EXIT_DIVERGED) from None
+    if run.directory:
+        run.directory.draw()
+    world.say(f"memory  {world.peak_memory():.2f} GiB at peak")
+    best_of = "validation" if data.val else "test"
+    tested = f" · test accuracy {scores['acc']:.2f} %" if data.val else ""
+    where = "--quick keeps no files" if args.quick else run.path
+    world.say(f"best {best_of} accuracy {at.best_acc:.2f} % at epoch {at.best_epoch}{tested} · {where}")
 
 
 # From the flags to what is trained.

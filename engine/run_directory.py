@@ -29,6 +29,10 @@ NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 SECONDS_FOR_ORPHANS = 8
 
 
+class InUse(UserError):
+    """Another process holds the directory."""
+
+
 class RunDirectory:
     """A locked run directory. One live process holds it; the lock of a dead one is gone with it.
 
@@ -38,7 +42,7 @@ class RunDirectory:
         If the directory cannot be made, or another process is using it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, patience: float = SECONDS_FOR_ORPHANS) -> None:
         self.path = Path(path)
         self._writer = self._wandb = None
         self._columns: list[str] = []  # of metrics.csv as it is
@@ -48,7 +52,7 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"cannot make the run directory {self.path}: {error.strerror}") from None
-        self._lock = _lock(self.path)
+        self._lock = _lock(self.path, patience)
         for leftover in self.path.glob(".*.tmp"):  # of a process that was killed while it wrote
             with suppress(OSError):
                 leftover.unlink()
@@ -66,7 +70,10 @@ class RunDirectory:
             try:
                 # A directory that a run was ended in before it wrote anything is as good as new.
                 if not path.is_dir() or all(file.name.startswith(".") for file in path.iterdir()):
-                    return cls(path)
+                    return cls(path, patience=0)
+            except InUse:  # by a run that has just begun
+                if name:
+                    raise
             except OSError as error:
                 raise UserError(f"cannot use {path} as run directory: {error.strerror}") from None
             if name:
@@ -185,12 +192,12 @@ class RunDirectory:
             self._lock.release()
 
 
-def _lock(path: Path) -> FileLock | None:
-    lock = FileLock(path / ".lock", timeout=SECONDS_FOR_ORPHANS)
+def _lock(path: Path, patience: float) -> FileLock | None:
+    lock = FileLock(path / ".lock", timeout=patience)
     try:
         return lock.acquire().lock
     except Timeout:
-        raise UserError(f"{path} is in use by another program that is still running") from None
+        raise InUse(f"{path} is in use by another program that is still running") from None
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise UserError(f"cannot use {path} as run directory: {error.strerror}") from None
@@ -204,7 +211,7 @@ def in_use(path: Path) -> bool:
     """Whether a live training holds the run directory."""
     try:
         RunDirectory(path).close()
-    except UserError:
+    except InUse:
         return True
     return False
 

@@ -1,323 +1,204 @@
-"""Install the rooted GAN loss in a clone of NVIDIA's stylegan2-ada-pytorch or stylegan3.
+"""Put the rooted loss into a clone of StyleGAN2-ADA, StyleGAN3 or a fork, and let it run on today's PyTorch.
 
-    python stylegan_patch/apply.py CLONE              install, and fix what stops the clone on PyTorch 2.x
-    python stylegan_patch/apply.py CLONE --dry-run    show what would change, change nothing
-    python stylegan_patch/apply.py CLONE --revert     put every byte back
+    python stylegan_patch/apply.py stylegan3              change the files, and name the undo
+    python stylegan_patch/apply.py stylegan3 --dry-run    say what would change
 
-Forks are welcome: how a clone constructs and calls its loss is read from its sources, and a clone that passes
-what the rooted loss does not take is refused by name, unchanged.
-
-The clone's own loss stays beside ours as training/loss_original.py. All originals are also kept in
-.rooted-loss/ in the clone, with checksums that tell a second run, or --revert, which files are ours, which
-are the clone's and which you have changed since. Files are replaced whole, one at a time: after a crash, run
-the same command again, or --revert. Needs nothing but Python. Exit code 2: nothing done, and why.
+The clone keeps its own loss, which calls `rooted.softplus` of the new training/rooted.py instead of torch's
+softplus. A training/loss.py that is a copy of stylegan_patch/loss.py has the rooted loss already and stays. Each
+fix is a text that today's libraries stop, and the text that replaces it; what is fixed is not found again. Needs
+nothing but Python and this checkout.
 """
 
-import argparse
-import difflib
-import hashlib
-import json
 import os
+import re
 import shlex
-import shutil
+import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
-from fixes import fix, python_files
-from interface import (
-    LOOP,
-    LOSS,
-    ORIGINAL_LOSS,
-    TRAIN,
-    Refusal,
-    distance,
-    misfits,
-    parsed,
-    read_sources,
-    remarks,
-    tree_of,
-)
-
 HERE = Path(__file__).resolve().parent
-STORE = ".rooted-loss"
-OURS = "Part of rooted-loss."  # a line of both loss files' docstrings
+sys.path.insert(0, str(HERE.parent))  # it is run from anywhere
 
+from common import Parser, UserError, one_line_errors, write_atomically  # noqa: E402
 
-def digest(data):
-    return hashlib.sha256(data).hexdigest()
+LOSS, ROOTED = "training/loss.py", "training/rooted.py"
+OUR_LOSS = "Part of rooted-loss."  # a sentence of loss.py's docstring
+SOFTPLUS = r"\b(?:(?:torch\.)?nn\.functional|F)\.softplus\b"
+IMPORT_TORCH = r"^(?=(?:import|from) torch\b)"
 
-
-@dataclass(frozen=True)
-class Flavour:
-    """A published clone, and the loss file made for it."""
-
-    name: str
-    loss: str
-    published: str  # sha256 of its training/loss.py, without a byte order mark, line ends as LF
-
-
-FLAVOURS = (
-    Flavour(
-        "stylegan2-ada-pytorch",
-        "loss.py",
-        "e0653e15178603df5e29e831ad67706f495d4170c18b8a13b4ba8aa5fc0d5185",
+# What today's libraries stop: (where, {pattern: replacement}). A file gets all replacements of a fix, or none.
+FIXES = {
+    "Sampler.__init__ takes no data set (TypeError at start)": (
+        "torch_utils/misc.py",
+        {r"super\(\)\.__init__\(dataset\)": "super().__init__()"},
     ),
-    Flavour(
-        "stylegan3",
-        "stylegan3_loss.py",
-        "95cd1d2fb2db27b0c501d4913429ecc1bb21e50c090bab02044aa35c090a64ee",
+    "Adam wants two floats as betas (ValueError at start)": (
+        "train*.py",
+        {r"(\bbetas\s*=\s*[\[(]\s*)0(?=\s*,)": r"\g<1>0.0"},
     ),
-)
+    "pkg_resources left setuptools (ModuleNotFoundError at start)": (
+        "torch_utils/**/*.py",
+        {
+            r"from pkg_resources import (?=parse_version\s*$)": "from torch.torch_version import TorchVersion as "
+        },
+    ),
+    "distutils left Python 3.12 (ModuleNotFoundError at start)": (  # index raises the ValueError that is waited for
+        "dnnlib/util.py",
+        {
+            r"from distutils\.util import strtobool(?=\s*$)": "strtobool = lambda s: "
+            '"n no f false off 0 y yes t true on 1".split().index(s) // 6'
+        },
+    ),
+    "torch no longer imports the extensions that it built (falls back to slow kernels)": (
+        "torch_utils/custom_ops.py",
+        {
+            r"^( +)(?=torch\.utils\.cpp_extension\.load\()": r"\1module = ",
+            r"^ +module = importlib\.import_module\(module_name\)[ \t]*\r?\n": "",
+        },
+    ),
+    "grid_sample's second derivative is off, which R1 under augmentation needs (RuntimeError)": (
+        "torch_utils/ops/grid_sample_gradfix.py",
+        {
+            r"\['1\.7\.', '1\.8\.', '1\.9'\]": "['2.']",
+            r"torch\._C\._jit_get_operation\('aten::(grid_sampler_2d_backward)'\)": r"torch.ops.aten.\1",
+            r"(\bop\([^()\n]*, False)\)": r"\1, ctx.needs_input_grad[1:])",
+        },
+    ),
+    "sqrtm loses its argument disp in SciPy 1.18 (TypeError in FID)": (
+        "metrics/*.py",
+        {r"(\w+), _( = scipy\.linalg\.sqrtm\(.*), disp=False\)": r"\1\2)"},
+    ),
+    "percentile's interpolation is now its method (TypeError in PPL)": (
+        "metrics/*.py",
+        {r"(\bnp\.percentile\([^)\n]*\b)interpolation=": r"\1method="},
+    ),
+    "one image a GPU leaves none for the path length (crash at the first Greg)": (
+        LOSS,
+        {r"(?<== )(gen_z\.shape\[0\] // self\.pl_batch_shrink)(?=\s*$)": r"max(1, \1)"},
+    ),
+}
 
 
-def check_folder(root):
-    """Raises Refusal for a folder that is no clone."""
-    if not root.is_dir():
-        raise Refusal(f"{root} is no folder; give the folder of your clone")
-    missing = [n for n in (LOSS, LOOP, TRAIN, "torch_utils/misc.py") if not (root / n).is_file()]
-    if missing:
-        names = " or ".join(flavour.name for flavour in FLAVOURS)
-        raise Refusal(f"{root} is no clone of {names}: it has no {missing[0]}; give the folder of your clone")
-
-
-def recognise(root, manifest):
-    """(`Flavour`, lines to report) of the clone; raises Refusal, with the reasons, where the loss does not fit."""
-    sources = read_sources(root, root / STORE / "originals" / LOSS if LOSS in manifest else root / LOSS)
-    now = (root / LOSS).read_bytes()
-    if why_keep(now, manifest.get(LOSS)) and OURS.encode() not in now:
-        raise Refusal(
-            f"{root / LOSS} is not the rooted loss any more, nor what it replaced (another branch, a pull?); "
-            f"--revert, which keeps it as {LOSS}.yours, put it back, and run this again"
+def with_rooted_softplus(text, path):
+    """The text of a clone's loss that calls `rooted.softplus`; raises UserError for a loss of another kind."""
+    if OUR_LOSS in text or "rooted.softplus" in text:
+        return text
+    if not re.search(SOFTPLUS, text) or not re.search(IMPORT_TORCH, text, re.MULTILINE):
+        raise UserError(
+            f"{path} does not call torch.nn.functional.softplus, so it is not a logistic loss (hinge? Wasserstein?) "
+            "and there is nothing to replace; the clone is left as it is"
         )
-    ours = {flavour: tree_of(HERE / flavour.loss) for flavour in FLAVOURS}
-    flavour = min(FLAVOURS, key=lambda flavour: distance(ours[flavour], sources))
-    tree, name = ours[flavour], f"stylegan_patch/{flavour.loss}"
-    if why_keep(now, manifest.get(LOSS)):  # then what you made of it has to fit
-        tree, name = parsed(root, LOSS), LOSS
-    if reasons := misfits(tree, name, sources):
-        undo = "; --revert undoes an earlier run" if manifest else ""
-        raise Refusal(
-            f"{root} is left as it is, the loss does not fit: {'; '.join(reasons)}; "
-            f"a fresh clone of NVIDIA's fits{undo}"
-        )
-    return flavour, remarks(tree, name, sources)
+    end = "\r\n" if "\r\n" in text else "\n"
+    text = re.sub(IMPORT_TORCH, f"from training import rooted{end}", text, count=1, flags=re.MULTILINE)
+    return re.sub(SOFTPLUS, "rooted.softplus", text)
 
 
-def why_keep(now, known):
-    """Why a training/loss.py is not replaced, "" if it is."""
-    if known and digest(now) not in known.values():
-        return "changed by you since it was installed"
-    if not known and OURS.encode() in now:
-        return "ours already, copied by hand, so there is no original to keep"
-    return ""
-
-
-def real_file(root, name):
-    """Path of a file to replace; raises Refusal where that would reach outside the clone."""
-    path = root / name
-    if path.is_symlink() or not path.resolve().is_relative_to(root.resolve()):
-        raise Refusal(f"{path} is a symbolic link; give the folder where the file itself is")
-    return path
-
-
-def read_manifest(root):
-    """{file: {"original": sha256, "applied": sha256}} of an earlier run; {} if there was none."""
-    path = real_file(root, STORE) / "manifest.json"
-    if not path.is_file():
-        return {}
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        known = {
-            name: {key: str(entry[key]) for key in ("original", "applied")}
-            for name, entry in manifest.items()
-        }
-        if not all(name.endswith(".py") and ".." not in Path(name).parts for name in known):
-            raise ValueError("a name that was never written")
-        return known
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise Refusal(f"{path} is damaged; the originals beside it are whole: copy them back") from error
-
-
-def plan(root, flavour, manifest):
-    """What to do: {file: (bytes now, bytes to be)}, and the lines to report."""
-    changes, report = {}, []
-    for name in [LOSS, *(n for n in python_files(root) if n not in (LOSS, ORIGINAL_LOSS))]:
-        now, known = (root / name).read_bytes(), manifest.get(name)
-        if name == LOSS and (why := why_keep(now, known)):
-            report.append(f"keep  {name}: {why}")
-            continue
-        if known and digest(now) not in known.values():
-            report.append(f"keep  {name}: changed by you since it was fixed")
-            report += [
-                f"keep  {name}: the trouble is back, so look yourself: {line.partition(': ')[2]}"
-                for line in fix(name, now)[1]
-            ]
-            continue
-        if name == LOSS:
-            new = (HERE / flavour.loss).read_bytes()
-            lines = [f"loss  {name}: now stylegan_patch/{flavour.loss}"]
-            plain = now.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n")
-            if not known and digest(plain) != flavour.published:
-                lines.append(f"note  {name} was not the published one; yours is kept as {ORIGINAL_LOSS}")
-        else:
-            new, lines = fix(name, (root / STORE / "originals" / name).read_bytes() if known else now)
-        if now != new:
-            real_file(root, name)
-            changes[name] = (now, new)
-        report += lines
+def plan(root):
+    """({name: new text}, a line for each change) of a clone; nothing is written."""
+    if not (root / LOSS).is_file():
+        raise UserError(f"{root} is not a clone of StyleGAN: it has no {LOSS}; give the folder of your clone")
+    refuse_link(root, LOSS)
+    before = {LOSS: read(root / LOSS)}
+    after = {LOSS: with_rooted_softplus(before[LOSS], root / LOSS)}
+    report = []
+    if OUR_LOSS in after[LOSS]:
+        report.append(f"keep  {LOSS}: it is our own loss, copied by hand")
+    else:
+        if after != before:
+            report.append(f"loss  {LOSS}: calls rooted.softplus instead of torch's")
+        if not (root / ROOTED).is_file():
+            after[ROOTED] = read(HERE / "rooted.py")
+            report.append(f"new   {ROOTED}: the rooted softplus, with kparam = 2 and ls = 'rlo'")
+        elif read(root / ROOTED) != read(HERE / "rooted.py"):
+            report.append(f"keep  {ROOTED}: it differs from ours; delete it to get a fresh one")
+    for why, (files, edits) in FIXES.items():
+        for path in sorted(path for path in root.glob(files) if path.is_file()):
+            name = path.relative_to(root).as_posix()
+            text = after.get(name) or before.setdefault(name, read(path))
+            if all(re.search(pattern, text, re.MULTILINE) for pattern in edits):
+                for pattern, replacement in edits.items():
+                    text = re.sub(pattern, replacement, text, flags=re.MULTILINE)
+                after[name] = text
+                report.append(f"fix   {name}: {why}")
+    changes = {name: text for name, text in after.items() if text != before.get(name)}
+    for name in changes:
+        refuse_link(root, name)
     return changes, report
 
 
-def write(root, name, data, mode_of=None):
-    """Write a file of the clone whole or not at all, with the permissions of the file `mode_of`."""
-    draft, path = real_file(root, f"{STORE}/draft"), real_file(root, name)
-    draft.parent.mkdir(exist_ok=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(draft, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    if mode_of:
-        shutil.copymode(mode_of, draft)
-    os.replace(draft, path)
+def refuse_link(root, name):
+    """Raise UserError where a change of the file would reach outside the clone."""
+    if (root / name).resolve() != root.resolve() / name:
+        raise UserError(f"{root / name} is a symbolic link; give the folder where the file itself is")
 
 
-def install(root, changes, manifest):
-    """Keep the originals first, then say so in the manifest, then replace one file after another."""
-    manifest = dict(manifest)
-    for name, (now, new) in changes.items():
-        if name not in manifest:
-            write(root, f"{STORE}/originals/{name}", now, root / name)
-        original = manifest.get(name, {"original": digest(now)})["original"]
-        manifest[name] = {"original": original, "applied": digest(new)}
-    write(root, f"{STORE}/manifest.json", json.dumps(manifest, indent=1).encode())
-    if LOSS in manifest:
-        source = root / STORE / "originals" / LOSS
-        write(root, ORIGINAL_LOSS, source.read_bytes(), source)
-    for name, (_, new) in changes.items():
-        write(root, name, new, root / name)
+def read(path):
+    """A file's text without a byte order mark; what is not UTF-8 comes back unchanged when it is written."""
+    return path.read_bytes().decode("utf-8-sig", "surrogateescape")
 
 
-def revert(root, manifest, dry_run):
-    """Put the originals back. A file you have changed since is kept beside, as `<name>.yours`."""
-    report, originals, yours = [], {}, {}
-    if LOSS not in manifest and (root / LOSS).is_file() and OURS.encode() in (root / LOSS).read_bytes():
-        still = f"{LOSS} is the rooted loss still, its original is not kept here: `git checkout {LOSS}`"
-        if not manifest:
-            raise Refusal(f"{root}: nothing to put back, but {still}")
-        report.append(f"keep  {still}")
-    for name, known in manifest.items():
-        path, source = real_file(root, name), root / STORE / "originals" / name
-        originals[name] = source.read_bytes()
-        if digest(originals[name]) != known["original"]:
-            raise Refusal(
-                f"{source} is not the original any more; `git checkout {name}` in the clone may help"
-            )
-        if path.is_file() and digest(path.read_bytes()) not in known.values():
-            yours[path] = path.with_name(path.name + ".yours")
-            if yours[path].exists():
-                raise Refusal(f"{path} was changed, and {yours[path]} is taken; move that away first")
-            report.append(f"keep  {name}.yours: your changes of {name}")
-        report.append(f"back  {name}")
-    if dry_run:
-        return report
-    for path, kept in yours.items():
-        path.rename(kept)
-    for name, data in originals.items():
-        write(root, name, data, root / STORE / "originals" / name)
-    copy = root / ORIGINAL_LOSS
-    if LOSS in manifest and copy.is_file() and digest(copy.read_bytes()) == manifest[LOSS]["original"]:
-        copy.unlink()
-    # The manifest goes first: without it a store is known to hold nothing that is still needed.
-    (root / STORE / "manifest.json").unlink(missing_ok=True)
-    shutil.rmtree(root / STORE, ignore_errors=True)
-    return report or ["nothing to put back"]
+def write(path, text):
+    """Replace a file whole, with the permissions that it had."""
+    mode = path.stat().st_mode if path.exists() else None
+    write_atomically(path, lambda file: file.write(text.encode("utf-8", "surrogateescape")))
+    if mode is not None:
+        path.chmod(mode)
 
 
-def show(changes):
-    """The changes as a diff without context."""
-    for name, (now, new) in changes.items():
-        before, after = (data.decode("utf-8", "replace").splitlines(keepends=True) for data in (now, new))
-        for line in difflib.unified_diff(before, after, f"a/{name}", f"b/{name}", n=0):
-            sys.stdout.write(line if line.endswith("\n") else line + "\n")
+def git(root, *words):
+    """What git says about a clone; None where it fails, or is not there."""
+    command = ["git", "-C", str(root), *words]
+    try:
+        return subprocess.run(command, check=True, capture_output=True, text=True, errors="replace").stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
-def run(args):
-    """Do what the command line asks; the lines to print."""
-    root = args.clone
-    manifest = read_manifest(root)
-    if not (args.revert and manifest):
-        check_folder(root)
-    if args.revert:
-        return [f"{root}:{' nothing done yet' * args.dry_run}", *revert(root, manifest, args.dry_run)]
-    flavour, notes = recognise(root, manifest)
-    changes, report = plan(root, flavour, manifest)
-    report += [f"note  {note}" for note in notes]
-    kept = root / ORIGINAL_LOSS
-    if LOSS in changes and LOSS not in manifest and kept.exists() and kept.read_bytes() != changes[LOSS][0]:
-        raise Refusal(f"{kept} exists and is not a copy of {LOSS}; move it away first")
-    files = "1 file" if len(changes) == 1 else f"{len(changes)} files"
-    if args.dry_run:
-        show(changes)
-        return [f"{root}: {flavour.name}, {files} would change", *report]
-    for folder in {root, *((root / name).parent for name in changes)} if changes else ():
-        if not os.access(folder, os.W_OK):
-            raise Refusal(f"{folder} cannot be written")
-    if changes:
-        install(root, changes, manifest)
-    state = f"{files} changed" if changes else "already installed, nothing changed"
-    first = "See to the lines above that say “look yourself”, then train as before"
-    train = first if any("look yourself" in line for line in report) else "Train as before"
-    after = [
-        f"{train}: train.py now uses the rooted loss (k = 2). RLO_K=5 or RLO_LS=ce before the command",
-        f"choose otherwise. Undo: python {shlex.quote(sys.argv[0])} {shlex.quote(str(root))} --revert",
-    ]
-    return [f"{root}: {flavour.name}, {state}", *report, *after]
+def uncommitted(root):
+    """Names of the clone's files with uncommitted changes."""
+    status = git(root, "status", "--porcelain", "--untracked-files=no")
+    return ", ".join(line[3:] for line in status.splitlines())
 
 
-class Parser(argparse.ArgumentParser):
-    """Says a mistake in one line, like everything else here."""
-
-    def error(self, message):
-        hint = "; --help lists the flags" if message.startswith("unrecognized") else ""
-        self.exit(2, f"{self.prog}: {' '.join(message.split())}{hint}\n")
-
-
-def folder(text):
-    """An argparse type: a path that is not empty, which would be the working directory."""
-    if not text:  # an unset variable of the shell, as a rule
-        raise argparse.ArgumentTypeError("is empty; give the folder of your clone")
-    return Path(text)
+def undo(root, changes):
+    """The shell command that puts the changed files back."""
+    replaced = [name for name in changes if name != ROOTED]
+    commands = [["git", "-C", str(root), "checkout", "--", *replaced]] if replaced else []
+    commands += [["rm", str(root / ROOTED)]] if ROOTED in changes else []
+    return " && ".join(shlex.join(command) for command in commands)
 
 
 def parse_args(argv=None):
-    paragraphs = __doc__.split("\n\n")
-    parser = Parser(
-        prog="apply.py",
-        description=paragraphs[0],
-        epilog="\n\n".join(paragraphs[2:]),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("clone", metavar="CLONE", type=folder, help="folder of the clone")
-    parser.add_argument(
-        "--dry-run", action="store_true", help="show a diff of what would change, change nothing"
-    )
-    parser.add_argument("--revert", action="store_true", help="restore every file, remove what was added")
+    parser = Parser("apply.py", __doc__)
+    parser.add_argument("clone", metavar="CLONE", help="folder of the clone")
+    parser.add_argument("--dry-run", action="store_true", help="say what would change, change nothing")
     return parser.parse_args(argv)
 
 
 def main(argv=None):
-    try:
-        print("\n".join(run(parse_args(argv))), flush=True)
-    except BrokenPipeError:  # `| head`: what was asked for is done, only nobody reads on
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (Refusal, OSError) as error:
-        print(f"apply.py: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    return 0
+    args = parse_args(argv)
+    root = Path(args.clone)
+    with one_line_errors("apply.py"):
+        if not os.path.isdir(args.clone):
+            raise UserError(f"{args.clone or repr('')} is not a folder; give the folder of your clone")
+        changes, report = plan(root)
+        in_git = git(root, "ls-files", "--error-unmatch", "--", LOSS) is not None
+        if changes and not in_git:
+            print(f"note  git does not know {root}, so nothing undoes this: keep a copy of it")
+        elif changes and (names := uncommitted(root)):
+            print(
+                f"note  uncommitted changes in {names}: commit them, an undo takes those of the files below"
+            )
+        print("\n".join(report), flush=True)
+        if args.dry_run:
+            return
+        for name, text in changes.items():
+            write(root / name, text)
+        print(f"Files changed: {len(changes)}." if changes else "Nothing to change.")
+        print("Train as before; RLO_K=5 or RLO_LS=ce before the command choose another objective.")
+        if changes and in_git:
+            print(f"Undo: {undo(root, changes)}")
 
 
 if __name__ == "__main__":
-    sys.stdout.reconfigure(errors="backslashreplace")  # a path need not be text
-    sys.exit(main())
+    main()

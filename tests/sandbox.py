@@ -95,7 +95,7 @@ def furnish(work: Path) -> None:
                 Image.fromarray(image).save(folder / f"{i}.png")
     (work / "table.csv").write_text("a,b,sick\n" + "".join(f"{i % 5},{i % 3},{i % 2}\n" for i in range(20)))
     (work / "notes.txt").write_text("precious\n")
-    build(work / "clone", "stylegan3")
+    build(work / "clone")
     for seed in (0, 1):
         train_tiny = [*TINY, "--out", "runs", "--run-name", f"run{seed}", "--seed", str(seed)]
         code, _, err = call("train", train_tiny)

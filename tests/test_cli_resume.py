@@ -106,15 +106,9 @@ def run(finished, tmp_path):
 def test_resuming_a_finished_run_says_so_and_epochs_may_grow(run, cli):
     done = cli("train.py", "--resume", run)
     assert "step 3 of 3" in done.stdout and "best test accuracy" in done.stdout
-    assert json.loads((run / "config.json").read_text())["before"] == []
     cli("train.py", "-r", run, "--epochs", 2)
     assert [row["epoch"] for row in rows_of(run)] == ["1", "2"]
-    cli("train.py", "-r", run)
-    config = json.loads((run / "config.json").read_text())
-    (part,) = config["before"]  # compare.py tells the run from one that had two epochs from its start
-    assert [part[n] for n in ("until_step", "epochs", "total_steps")] == [3, 1, 3] and config[
-        "total_steps"
-    ] == 6
+    assert json.loads((run / "config.json").read_text())["total_steps"] == 6
 
 
 def test_a_flag_that_contradicts_the_run_is_refused_by_name(run, cli):
@@ -151,8 +145,8 @@ def test_a_run_directory_in_use_is_refused(run, cli, process):
 @pytest.mark.parametrize(
     "content,message",
     [
-        (b"PK\x03\x04torn", "damaged"),
-        (b"", "damaged"),
+        (b"PK\x03\x04torn", "does not fit this run"),
+        (b"", "does not fit this run"),
         (b"\x80\x04cos\nsystem\n(S'touch pwned'\ntR.", "would run code"),
     ],
     ids=["torn", "empty", "malicious"],

@@ -14,9 +14,11 @@ import torch
 from conftest import ROOT, command, environment
 from PIL import Image
 
+import data
 import losses
 import models
 import train
+from flags import DATASETS, LOSS_PARAMETERS
 
 # One net of each family, at the size it takes least time.
 FAMILIES = {
@@ -44,6 +46,15 @@ def rows_of(run):
         return list(csv.DictReader(file))
 
 
+def noise_folder(root, classes):
+    """Images of noise, 16 px: how many of each class."""
+    g = np.random.default_rng(0)
+    for name, count in classes.items():
+        (root / name).mkdir(parents=True)
+        for i in range(count):
+            Image.fromarray(g.integers(0, 256, (16, 16, 3), np.uint8)).save(root / name / f"{i}.png")
+
+
 @pytest.fixture
 def image_folder(tmp_path):
     """Two classes that differ in brightness, 12 training and 4 test images each, of mixed formats."""
@@ -68,8 +79,8 @@ def image_folder(tmp_path):
         (net, loss)
         for net, loss, _ in zip(
             itertools.cycle(FAMILIES),
-            itertools.cycle(losses.loss_names()),
-            range(max(len(FAMILIES), len(losses.loss_names()))),
+            itertools.cycle(tuple(losses.LOSSES)),
+            range(max(len(FAMILIES), len(tuple(losses.LOSSES)))),
         )
     ],
 )
@@ -105,14 +116,6 @@ def test_an_image_folder_trains(here, image_folder, capsys):
     assert {p.name for p in here.iterdir()} == {"images", "runs", "datasets"}
 
 
-def test_streaming_gives_the_same_run_as_memory(here, image_folder):
-    flags = ["--dataset", f"folder:{image_folder}", "--net", "resnet20", "--epochs", 1, "--bs", 8, "--noaug"]
-    for cache in ("ram", "none"):
-        assert run_main(*flags, "--cache", cache, "--workers", 1, "--run-name", cache) == 0
-    (ram,), (streamed,) = (rows_of(here / "runs" / cache) for cache in ("ram", "none"))
-    assert float(ram["train_loss"]) == pytest.approx(float(streamed["train_loss"]), rel=0.05)
-
-
 def test_a_run_resumes_on_its_own_data_only(here, image_folder, capsys):
     flags = ["--dataset", f"folder:{image_folder}", "--net", "resnet20", "--bs", 8, "--run-name", "run"]
     assert run_main(*flags, "--max-steps", 1) == 0
@@ -128,7 +131,7 @@ def test_a_run_resumes_on_its_own_data_only(here, image_folder, capsys):
 
 
 @pytest.mark.parametrize(
-    "flags",
+    "more",
     [
         "--opt sgd --lr 0.01 --weight-decay 5e-4 --clip-grad 1 --warmup 1",
         "--opt adamw --label-smoothing 0.1 --label-noise 0.4",
@@ -137,11 +140,11 @@ def test_a_run_resumes_on_its_own_data_only(here, image_folder, capsys):
         "--k 8 --m 10 --noamp --compile off --cache ram --workers 0",
     ],
 )
-def test_flags_are_taken_and_recorded(here, flags):
+def test_flags_are_taken_and_recorded(here, more):
     argv = ["--dataset", "digits", "--net", "resnet20", "--bs", 64, "--max-steps", 3, "--run-name", "run"]
-    assert run_main(*argv, *flags.split()) == 0
+    assert run_main(*argv, *more.split()) == 0
     config = json.loads((here / "runs" / "run" / "config.json").read_text())
-    args, typed = train.parse_args([*map(str, argv), *flags.split()])
+    args, typed = train.parse_args([*map(str, argv), *more.split()])
     assert {name: config[name] for name in typed} == {name: vars(args)[name] for name in typed}
     assert config["versions"]["torch"] == torch.__version__
     assert set(vars(args)) <= set(config)
@@ -261,23 +264,13 @@ def test_patience_ends_a_run_that_resumes_to_nothing_more(here, capsys):
     assert len(rows_of(here / "runs" / "run")) == 3
 
 
-def test_a_run_knows_its_labels_and_is_tested_on_all_of_other_data(here, capsys):
-    g = np.random.default_rng(0)
-    for place, count in (("set/a", 8), ("set/b", 8), ("new/a", 5), ("new/b", 5)):
-        (here / place).mkdir(parents=True)
-        for i in range(count):
-            Image.fromarray(g.integers(0, 256, (16, 16, 3), np.uint8)).save(here / place / f"{i}.png")
+def test_a_run_knows_its_labels(here, capsys):
     lines = [f"{name}/{i}.png,{name}\n" for name in "ab" for i in range(8)]
+    noise_folder(here / "set", {"a": 8, "b": 8})
     (here / "l.csv").write_text("file,label\n" + "".join(lines))
-    flags = (
-        "--dataset folder:set --net resnet20 --bs 4 --epochs 1 --workers 0 --val-split 0.25 --run-name run"
-    )
-    labelled = [*flags.split(), "--train-labels", "l.csv", "--label-column", "label"]
-    assert run_main(*labelled) == 0
-    capsys.readouterr()
-    # a quarter of the run's own data is for testing; of data that it has never seen all is
-    assert run_main("--resume", "runs/run", "--eval-only", "--dataset", "folder:new") == 0
-    assert "10 test images" in capsys.readouterr().out
+    labelled = "--dataset folder:set --net resnet20 --bs 4 --epochs 1 --workers 0 --val-split 0.25".split()
+    labelled += ["--train-labels", "l.csv", "--label-column", "label"]
+    assert run_main(*labelled, "--run-name", "run") == 0
     # other labels in a file of the same size; at least one of each class is trained on
     swapped = "".join(lines)
     for i in range(3):
@@ -287,17 +280,13 @@ def test_a_run_knows_its_labels_and_is_tested_on_all_of_other_data(here, capsys)
     assert "the training labels changed" in capsys.readouterr().err
     # a class that no label names has no balanced weight, only NaN
     (here / "l.csv").write_text("file,label\n" + "".join(lines).replace(",b", ",a"))
-    labelled[-5] = "other"
-    assert run_main(*labelled, "--class-weights", "balanced") == 2
+    assert run_main(*labelled, "--run-name", "other", "--class-weights", "balanced") == 2
     assert "no training image has the label 'b'" in capsys.readouterr().err
 
 
-def test_a_report_is_of_the_runs_own_data_and_best_weights(here, capsys):
-    g = np.random.default_rng(0)
-    for name in ("accuracy", "b"):  # the first is a word of scikit-learn's own report
-        (here / "set" / name).mkdir(parents=True)
-        for i in range(8):
-            Image.fromarray(g.integers(0, 256, (16, 16, 3), np.uint8)).save(here / "set" / name / f"{i}.png")
+def test_a_report_is_of_the_best_weights_and_other_data_have_a_folder_of_their_own(here, capsys):
+    noise_folder(here / "set", {"accuracy": 8, "b": 8})  # the first is a word of scikit-learn's own report
+    noise_folder(here / "other", {"accuracy": 3, "b": 2})
     flags = (
         "--dataset folder:set --net resnet20 --bs 4 --epochs 1 --workers 0 --val-split 0.25 --run-name run"
     )
@@ -305,64 +294,30 @@ def test_a_report_is_of_the_runs_own_data_and_best_weights(here, capsys):
     assert run_main(*flags.split(), "--loss", "poly1", "--epsilon", 1.5) == 0
     kept = (run / "report.json").read_bytes()
     assert json.loads(kept)["classes"]["accuracy"]["support"] == 2
-    test = ["--resume", "runs/run", "--eval-only", "--dataset"]
-    # the same pictures in another place: still a quarter of them, since the net was trained on the others
-    shutil.copytree("set", "moved")
     capsys.readouterr()
-    assert run_main(*test, "folder:moved") == 0
-    assert "12 training and 4 test images" in capsys.readouterr().out
-    shutil.copytree("set", "more")
-    shutil.copy("set/b/0.png", "more/b/new.png")
-    assert run_main(*test, "folder:more") == 0
-    assert "17 test images" in capsys.readouterr().out
-    (of_more,) = run.glob("test-more-*/report.json")
-    assert json.loads(of_more.read_text())["images"] == 17
-    assert (run / "report.json").read_bytes() == kept
+    assert run_main("--resume", "runs/run", "--eval-only", "--dataset", "folder:other") == 2
+    assert "--eval-only --checkpoint runs/run/best.pt" in capsys.readouterr().err
+    assert run_main("--eval-only", "--checkpoint", run / "best.pt", "--dataset", "folder:other") == 0
+    out = capsys.readouterr().out
+    assert "loss    poly1 epsilon=1.5" in out and "5 test images" in out
+    (of_other,) = (here / "runs").glob("test-other-*/report.json")
+    assert json.loads(of_other.read_text())["images"] == 5 and (run / "report.json").read_bytes() == kept
     # the run's own folder has changed: nobody knows any more which images it was trained on
     shutil.copy("set/b/0.png", "set/b/00.png")
     assert run_main("--resume", "runs/run", "--eval-only") == 2
     assert "12 training images became 13" in capsys.readouterr().err
     (here / "set" / "b" / "00.png").unlink()
-    # a file alone does not know which images of the folder those were, but whose loss it is of
-    assert run_main("--eval-only", "--dataset", "folder:set", "--checkpoint", run / "best.pt") == 0
-    out = capsys.readouterr().out
-    assert "the net was trained on images of this folder" in out and "loss    poly1 epsilon=1.5" in out
-    # an old report does not outlive the weights that it is of
-    state = torch.load(run / "last.pt", weights_only=True)
-    state["progress"]["best_acc"] = -1.0
-    torch.save(state, run / "last.pt")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "test", lambda job: pytest.fail("stopped in its last test"))
-        with pytest.raises(pytest.fail.Exception):
-            train.main(["--resume", "runs/run", "--epochs", "2"])
-    assert not (run / "report.json").exists()
     (run / "best.pt").unlink()
     assert run_main("--resume", "runs/run") == 2
     assert "best.pt is gone" in capsys.readouterr().err
 
 
-def test_a_run_continues_with_the_normalisation_that_it_began_with(here, capsys):
-    flags = "--dataset digits --net resnet20 --bs 512 --epochs 1 --checkpoint start.pt --run-name run"
-    net = models.build_model("resnet20", 10, 8)
-    info = models.ModelInfo("resnet20", 10, 8, list("0123456789"), (0.3,) * 3, (0.2,) * 3)
-    torch.save({"model": net.state_dict(), "info": info.to_dict()}, "start.pt")
-    assert run_main(*flags.split(), "--max-steps", "1") == 0
-    info.mean = (0.4,) * 3
-    torch.save({"model": net.state_dict(), "info": info.to_dict()}, "start.pt")
-    capsys.readouterr()
-    resume = ["--resume", "runs/run", "--max-steps", "2"]
-    assert run_main(*resume) == 2
-    assert "another mean than the run in runs/run" in capsys.readouterr().err
-    torch.save(net.state_dict(), "start.pt")  # says nothing, so the data's own are taken
-    assert run_main(*resume) == 2
-    info.mean = (0.3,) * 3
-    torch.save({"model": net.state_dict(), "info": info.to_dict()}, "start.pt")
-    assert run_main(*resume) == 0
-    # weights alone are needed once
-    torch.save(net.state_dict(), "start.pt")
-    assert run_main(*flags.replace("run-name run", "run-name other").split(), "--max-steps", "1") == 0
+def test_weights_to_begin_with_are_needed_once(here):
+    flags = "--dataset digits --net resnet20 --bs 512 --epochs 1 --max-steps 1 --checkpoint start.pt --run-name run"
+    torch.save(models.build_model("resnet20", 10, 8).state_dict(), "start.pt")
+    assert run_main(*flags.split()) == 0
     (here / "start.pt").unlink()
-    assert run_main("--resume", "runs/other", "--max-steps", "2") == 0
+    assert run_main("--resume", "runs/run", "--max-steps", "2") == 0
 
 
 # --- help, lists, mistakes ------------------------------------------------------------------------------
@@ -394,9 +349,12 @@ def test_the_flags_of_the_design_have_their_defaults():
     assert train.parse_args(["-r", "x"])[0].resume == "x"
 
 
-def test_the_parser_knows_the_losses_of_the_registry():
-    for name in losses.LOSSES:
-        assert train.parse_args(["--loss", name.upper()])[0].loss == name
+def test_the_table_of_flags_names_what_the_registries_hold():
+    assert list(losses.LOSSES) == list(LOSS_PARAMETERS)
+    for name, parameters in LOSS_PARAMETERS.items():
+        in_signature = losses.loss_parameters(name)
+        assert parameters == {p: value for p, value in in_signature.items() if p != "A"}  # which has no flag
+    assert set(DATASETS) - {"mnist"} == {name.replace("<path>", "PATH") for name in data.list_datasets()}
 
 
 def test_list_nets_prints_the_published_parameter_counts(capsys):
@@ -425,7 +383,10 @@ MISTAKES = [
     ("--label-noise 1", "--label-noise"),
     ("--label-smoothing 2", "--label-smoothing"),
     ("--seed -1", "--seed"),
-    ("--opt lion", "--opt"),
+    ("--dataset digits --net resnet20 --opt adamm", "did you mean adam"),
+    ("--noaug --randaug", "--noaug turns augmentation off"),
+    ("--schedule step", "--step-size"),
+    ("--resume run --out there", "--out says where a new run goes"),
     ("--device tpu", "--device"),
     ("--compile maybe", "--compile"),
     ("--dataset digits --net resnet18 --device cpu --graph on", "--graph on: only CUDA has graphs"),

@@ -1,65 +1,75 @@
-"""engine/: files that are whole or not there, the learning rate, sums that do not wait, agreements."""
+"""engine/: atomic files, the learning rate, a step however it is cut, sums that do not wait, what a run keeps."""
 
 import errno
+import itertools
 import json
 import math
 import os
-import socket
 import subprocess
 import sys
-from argparse import ArgumentTypeError, Namespace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import ROOT, environment
 
-import common
-from common import Parser, UserError, number, write_atomically
-from data.stream import usable_workers
+from common import UserError, write_atomically
 from engine import checkpoint, optim, report
-from engine.distributed import World
+from engine.checkpoint import Progress
 from engine.meter import Diverged, Meter
 from engine.precision import Precision
-from engine.run_directory import COLUMNS, RunDirectory, take_flags_of
-from engine.saver import Progress, Saver
+from engine.run import Run
+from engine.run_directory import COLUMNS, RunDirectory, in_use, is_finished, read_config
+from engine.scores import test_scores as scores_of
 from engine.trainer import Trainer
+from engine.world import World
 
 ROW = {name: float(i) for i, name in enumerate(COLUMNS)} | {"epoch": 1, "step": 3}
+
+
+def trainer_of(net, loss, optimizer="sgd", lr=1.0, **options):
+    world = World("cpu")
+    optimizer = optim.build_optimizer(optimizer, net, lr, 0.0, world.device)
+    return Trainer(net, loss, optimizer, world, Precision(world.device), lambda step: lr, **options)
 
 
 # --- learning rate and optimisers -------------------------------------------------------------------
 
 
-def test_cosine_starts_at_the_base_rate_and_ends_near_zero():
-    rates = [optim.learning_rate(s, 2.0, 100) for s in range(100)]
-    torch_rates = []
+def test_cosine_is_torch_s_and_warm_up_rises_linearly():
+    rate = optim.schedule(2.0, 100)
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=2.0)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 100)
-    for _ in range(100):
-        torch_rates.append(optimizer.param_groups[0]["lr"])
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 100)
+    for step in range(100):
+        assert rate(step) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9, abs=1e-12)
         optimizer.step()
-        schedule.step()
-    assert rates == pytest.approx(torch_rates, rel=1e-9, abs=1e-12)
+        cosine.step()
+    warm = optim.schedule(1.0, 20, warmup_steps=4)
+    assert [warm(s) for s in range(5)] == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0])
+    assert warm(19) < 0.01
 
 
-def test_warm_up_rises_linearly_to_the_base_rate():
-    assert [optim.learning_rate(s, 1.0, 20, 4) for s in range(5)] == pytest.approx(
-        [0.25, 0.5, 0.75, 1.0, 1.0]
-    )
-    assert optim.learning_rate(19, 1.0, 20, 4) < 0.01
+def test_step_schedule_divides_the_rate_by_ten():
+    rate = optim.schedule(1.0, 100, step_size=30)
+    assert [rate(s) for s in (0, 29, 30, 59, 60, 99)] == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.001])
 
 
-@pytest.mark.parametrize("name,kind", [("adam", "Adam"), ("adamw", "AdamW"), ("sgd", "SGD")])
-def test_optimisers_take_a_step(name, kind):
-    weight = torch.nn.Parameter(torch.ones(3))
-    optimizer = optim.build_optimizer(name, [weight], 0.1, 0.01, torch.device("cpu"))
-    assert type(optimizer).__name__ == kind and optimizer.param_groups[0]["weight_decay"] == 0.01
-    optim.set_learning_rate(optimizer, 0.5)
-    weight.sum().backward()
-    optimizer.step()
-    assert weight.tolist() == pytest.approx([1 - 0.5 * 1.01] * 3 if name == "sgd" else [0.5] * 3, rel=0.02)
+@pytest.mark.parametrize(
+    "name,kind", [("adam", "Adam"), ("AdamW", "AdamW"), ("sgd", "SGD"), ("lion", "Lion")]
+)
+def test_optimisers_are_timm_s_with_plain_momentum_for_sgd(name, kind):
+    net = torch.nn.Linear(3, 2)
+    optimizer = optim.build_optimizer(name, net, 0.1, 0.01, torch.device("cpu"))
+    (group,) = optimizer.param_groups  # norms and biases are not apart
+    assert type(optimizer).__name__ == kind and group["weight_decay"] == 0.01
+    assert group.get("momentum", 0.9) == 0.9 and not group.get("nesterov")
+    assert bool(group.get("fused")) == (kind != "Lion")
+
+
+@pytest.mark.parametrize("name,says", [("adamm", "did you mean adam"), ("adahessian", "second backward")])
+def test_an_optimiser_that_cannot_be_used_is_refused_by_name(name, says):
+    with pytest.raises(UserError, match=f"--opt {name}.*{says}"):
+        optim.build_optimizer(name, torch.nn.Linear(3, 2), 0.1, 0.0, torch.device("cpu"))
 
 
 # --- atomic files -------------------------------------------------------------------------------------
@@ -76,7 +86,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     with pytest.raises(UserError, match=r"No space left.*previous one is untouched"):
         write_atomically(path, full_disk)
     assert os.listdir(tmp_path) == ["last.pt"]
-    assert checkpoint.load_checkpoint(path)["model"]["w"].tolist() == [1, 1]
+    assert torch.load(path, weights_only=True)["model"]["w"].tolist() == [1, 1]
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
@@ -86,17 +96,6 @@ def test_torch_save_on_a_full_disk_is_one_clear_error(tmp_path, monkeypatch):
         checkpoint.save_checkpoint(tmp_path / "last.pt", {"model": torch.zeros(100_000)})
 
 
-def test_a_pickle_that_would_run_code_is_refused(tmp_path):
-    class Evil:
-        def __reduce__(self):
-            return os.mkdir, (str(tmp_path / "pwned"),)
-
-    torch.save({"model": Evil()}, tmp_path / "evil.pt")
-    with pytest.raises(UserError, match="would run code"):
-        checkpoint.load_checkpoint(tmp_path / "evil.pt")
-    assert not (tmp_path / "pwned").exists()
-
-
 def test_random_state_goes_back_to_where_it_was():
     state = checkpoint.random_state(torch.device("cpu"))
     first = torch.rand(4)
@@ -104,75 +103,120 @@ def test_random_state_goes_back_to_where_it_was():
     assert torch.equal(torch.rand(4), first)
 
 
+# --- a step -----------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 def test_class_weights_weigh_the_whole_batch_however_it_is_cut(smoothing):
     """A mean over classes' weights divides by their sum: the parts' means have other shares than their images."""
     torch.manual_seed(0)
     images, labels = torch.randn(12, 4), torch.tensor([0] * 6 + [1] * 5 + [2])
-    weight = torch.tensor([0.5, 1.0, 8.0])
+    loss = torch.nn.CrossEntropyLoss(weight=torch.tensor([0.5, 1.0, 8.0]), label_smoothing=smoothing)
     states = []
     for parts in (1, 3):
         torch.manual_seed(1)
-        net, world = torch.nn.Linear(4, 3), World("cpu")
-        loss = torch.nn.CrossEntropyLoss(weight=weight, label_smoothing=smoothing)
-        optimizer = optim.build_optimizer("sgd", net.parameters(), 1.0, 0.0, world.device)
-        trainer = Trainer(net, loss, optimizer, world, Precision(world.device), accumulate=parts)
-        trainer.step(images, labels, labels, 1, 1.0, 12)
+        net = torch.nn.Linear(4, 3)
+        trainer_of(net, loss, accumulate=parts).step(images, labels, 0, 12)
         states.append(net.weight.detach().clone())
     torch.testing.assert_close(*states)
 
 
 TWO_PROCESSES = """
 import sys, torch
-from engine.distributed import World
 from engine.precision import Precision
 from engine.trainer import Trainer
-world = World("cpu")
-torch.manual_seed(0)
-images, labels = torch.randn(12, 4), torch.tensor([0] * 6 + [1] * 5 + [2])
-half = slice(0, 6) if world.rank == 0 else slice(6, 12)
-mine = (images[half], labels[half], labels[half]) if world.size > 1 else (images, labels, labels)
-net = torch.nn.Linear(4, 3)
-torch.nn.init.zeros_(net.weight), torch.nn.init.zeros_(net.bias)
-loss = torch.nn.CrossEntropyLoss(weight=torch.tensor([0.5, 1.0, 8.0]))
-trainer = Trainer(net, loss, torch.optim.SGD(net.parameters(), 1.0), world, Precision(world.device), accumulate=2)
-trainer.step(*mine, 1, 1.0, 12)
-torch.save(net.state_dict(), sys.argv[1])
-world.close()
+from engine.world import World
+with World("cpu") as world:
+    torch.manual_seed(0)
+    images, labels = torch.randn(12, 4), torch.tensor([0] * 6 + [1] * 5 + [2])
+    half = slice(0, 6) if world.rank == 0 else slice(6, 12)
+    mine = (images[half], labels[half]) if world.size > 1 else (images, labels)
+    net = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3, affine=False, momentum=1.0))
+    net[1].eval()
+    torch.nn.init.zeros_(net[0].weight), torch.nn.init.zeros_(net[0].bias)
+    loss = torch.nn.CrossEntropyLoss(weight=torch.tensor([0.5, 1.0, 8.0]))
+    optimizer = torch.optim.SGD(net.parameters(), 1.0)
+    trainer = Trainer(
+        net, loss, optimizer, world, Precision(world.device), lambda step: 1.0, accumulate=2, ema=0.5
+    )
+    trainer.step(*mine, 0, 12)
+    for x in (net[1].running_mean, trainer.averaged.module[1].running_mean):
+        x.fill_(world.rank + 1)  # each process sees other images
+    trainer.share_statistics()
+    torch.save([net.state_dict(), trainer.averaged.state_dict()], f"{sys.argv[1]}/{world.size}-{world.rank}")
 """
 
 
 @pytest.mark.slow
-def test_class_weights_weigh_the_whole_batch_of_two_processes(tmp_path, monkeypatch):
+def test_two_processes_take_the_step_of_one_and_share_their_statistics(tmp_path):
     """One has the six images of one class alone, so its weights would cancel out in a mean of its own."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
-    started = []
-    for rank in ("0", "1"):
-        who = where | {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2"}
-        words = [sys.executable, "-c", TWO_PROCESSES, str(tmp_path / rank)]
-        started.append(subprocess.Popen(words, env=environment(who), cwd=ROOT))
-    assert [process.wait(60) for process in started] == [0, 0]
-    monkeypatch.setattr(sys, "argv", ["", str(tmp_path / "alone")])
-    exec(TWO_PROCESSES, {})
-    first, second, alone = (torch.load(tmp_path / n, weights_only=True) for n in ("0", "1", "alone"))
-    for name, whole in alone.items():
-        torch.testing.assert_close(first[name], whole)
-        torch.testing.assert_close(second[name], whole)
+    script = tmp_path / "two.py"
+    script.write_text(TWO_PROCESSES)
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    for words in ([], torchrun):
+        command = [sys.executable, *words, str(script), str(tmp_path)]
+        subprocess.run(command, env=environment({"PYTHONPATH": str(ROOT)}), check=True, timeout=120)
+    (alone, _), *both = (torch.load(tmp_path / n, weights_only=True) for n in ("1-0", "2-0", "2-1"))
+    for net, average in both:
+        torch.testing.assert_close(net, alone)
+        assert average["module.1.running_mean"].tolist() == [1, 1, 1]
 
 
-def test_a_report_is_drawn_whatever_the_classes_are_called(tmp_path):
+def test_the_average_of_the_weights_and_the_k_of_each_step():
+    from losses import build_loss
+
+    net, k_of = torch.nn.Linear(4, 2), [8.0, 2.0].__getitem__
+    trainer = trainer_of(net, build_loss("root", k=8.0, m=8.0), ema=0.5, k_of=k_of)
+    weights = []
+    for step in range(2):
+        trainer.step(torch.randn(6, 4), torch.arange(6) % 2, step, 6)
+        weights.append(net.weight.detach().clone())
+        assert float(trainer.loss.k) == k_of(step)
+    torch.testing.assert_close(trainer.averaged.module.weight, (weights[0] + weights[1]) / 2)
+
+
+# --- scores and report --------------------------------------------------------------------------------
+
+
+def test_scores_are_those_of_scikit_learn_and_of_the_definition():
+    from sklearn.metrics import accuracy_score, log_loss
+
+    torch.manual_seed(0)
+    logits, labels = torch.randn(500, 4), torch.randint(4, (500,))
+    scores = scores_of(logits, labels, torch.nn.functional.cross_entropy, 0.5, [10, 1, 10, 10])
+    p = torch.softmax(logits.double(), 1).numpy()
+    halved = torch.softmax(logits.double() / 2, 1).numpy()
+    right = p.argmax(1) == labels.numpy()
+    assert scores["acc"] == pytest.approx(100 * accuracy_score(labels, p.argmax(1)))
+    assert scores["nll"] == pytest.approx(log_loss(labels, p)) == pytest.approx(scores["loss"], rel=1e-5)
+    assert scores["nll_corrected"] == pytest.approx(log_loss(labels, halved))
+    assert scores["rare_acc"] == pytest.approx(100 * right[labels == 1].mean())
+    bins = itertools.pairwise(np.linspace(0, 1, 16))
+    members = [(p.max(1) > low) & (p.max(1) <= high) for low, high in bins]
+    gaps = [abs(right[m].sum() - p.max(1)[m].sum()) for m in members]
+    assert scores["ece"] == pytest.approx(100 * sum(gaps) / 500)
+
+
+def test_a_report_is_drawn_whatever_the_classes_are_called(tmp_path, capsys):
     """A folder's name need not be UTF-8, nor what a font has."""
-    p, labels = np.eye(3)[[0, 1, 2, 0]], np.array([0, 1, 2, 2])
+    logits, labels = 9 * torch.eye(3)[[0, 1, 2, 0]], torch.tensor([0, 1, 2, 2])
     scores = dict.fromkeys(("acc", "nll", "nll_corrected", "ece", "ece_corrected"), 1.0)
     names = ["caf\udce9", "$x^", "a\tb\n" * 9]
-    report.write_report(tmp_path / "new", scores, p, p, labels, names, ["\udce9.png", "b", "c", "d"])
-    assert {file.name for file in (tmp_path / "new").iterdir()} == set(report.REPORT)
-    assert set(json.loads((tmp_path / "new" / "report.json").read_text())["classes"]) == set(names)
+    report.write_report(tmp_path, scores, logits, labels, 0.5, names, ["\udce9.png", "b", "c", "d"])
+    assert {file.name for file in tmp_path.iterdir()} == set(report.REPORT) and not capsys.readouterr().out
+    written = json.loads((tmp_path / "report.json").read_text())
+    assert len(written["classes"]) == 3 and [m["image"] for m in written["mistakes"]] == ["d"]
 
 
-# --- meter and saver --------------------------------------------------------------------------------
+def test_a_loss_without_a_correction_is_reported_uncorrected(tmp_path):
+    logits, labels = torch.randn(20, 3), torch.arange(20) % 3
+    scores = scores_of(logits, labels, torch.nn.functional.cross_entropy, None)
+    report.write_report(tmp_path, scores, logits, labels, None, ["a", "b", "c"])
+    assert "uncorrected" in (tmp_path / "report.md").read_text()
+    assert not any("corrected" in name for name in json.loads((tmp_path / "report.json").read_text()))
+
+
+# --- meter and run ------------------------------------------------------------------------------------
 
 
 def test_meter_weights_batches_by_their_size():
@@ -194,143 +238,85 @@ def test_meter_names_the_first_step_that_was_not_finite():
 
 
 @pytest.fixture
-def saver(tmp_path):
+def run(tmp_path):
+    return Run(World("cpu"), lambda: RunDirectory(tmp_path / "run"), None)
+
+
+@pytest.fixture
+def trainer():
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Dropout(0.5), torch.nn.Linear(4, 2))
-    world = World("cpu")
-    optimizer = optim.build_optimizer("adam", net.parameters(), 0.01, 0.0, world.device)
-    trainer = Trainer(net, torch.nn.CrossEntropyLoss(), optimizer, world, Precision(world.device), ema=0.9)
-    return Saver(tmp_path, trainer, {"net": "mlp"})
+    return trainer_of(net, torch.nn.CrossEntropyLoss(), "adam", 0.01, ema=0.9)
 
 
-def steps(saver, n):
-    saver.trainer.train_mode()
+def steps(trainer, n):
+    trainer.train_mode(0)
     for _ in range(n):
-        labels = torch.randint(2, (8,))
-        saver.trainer.step(torch.randn(8, 1, 2, 2).flatten(1), labels, labels, 1, 0.01, 8)
-    return [p.detach().clone() for p in saver.trainer.net.parameters()]
+        trainer.step(torch.randn(8, 4), torch.randint(2, (8,)), 0, 8)
+    return [p.detach().clone() for p in trainer.net.parameters()]
 
 
-def test_restore_brings_back_weights_moments_averages_randomness_and_sums(saver):
-    steps(saver, 3)
-    saver.save(Progress(epoch=0, batch=3, step=3, rows=[]))
+def save(run, trainer, progress):
+    run.save(trainer, progress, {"net": "mlp"}, lambda path, content: None)
+
+
+def test_restore_brings_back_weights_moments_averages_randomness_and_sums(run, trainer):
+    steps(trainer, 3)
+    save(run, trainer, Progress(epoch=0, batch=3, step=3))
 
     def three_more():
-        averages = saver.trainer.averaged.state_dict()
-        return [*steps(saver, 3), saver.trainer.meter._summary(), *averages.values()]
+        averages = trainer.averaged.state_dict()
+        return [*steps(trainer, 3), torch.tensor(trainer.meter.read()), *averages.values()]
 
     expected = [x.clone() for x in three_more()]
-    assert saver.restore() == Progress(epoch=0, batch=3, step=3)
-    again = three_more()
-    assert all(torch.equal(a, b) for a, b in zip(expected, again, strict=True))
+    assert run.restore(trainer) == Progress(epoch=0, batch=3, step=3)
+    assert all(torch.equal(a, b) for a, b in zip(expected, three_more(), strict=True))
 
 
-def test_a_diverged_state_is_never_saved(saver):
-    saver.save(Progress(step=1))
-    before = (saver.directory / "last.pt").read_bytes()
+def test_the_best_accuracy_is_always_one_of_a_row(run, trainer):
+    rows = [ROW | {"epoch": 1, "test_acc": 70.0}, ROW | {"epoch": 2, "test_acc": 90.0}]
+    run.keep_best(trainer, 70.0, 1, {})
+    save(run, trainer, Progress(1, 2, 7, 0.0, 90.0, 2, rows))  # --max-steps ended the second epoch early
+    assert run.restore(trainer) == Progress(1, 2, 7, 0.0, 70.0, 1, rows[:1])
+
+
+def test_a_diverged_state_is_never_saved(run, trainer):
+    save(run, trainer, Progress(step=1))
+    before = (run.path / "last.pt").read_bytes()
     with torch.no_grad():
-        saver.trainer.net[0].weight[0, 0] = math.nan
+        trainer.net[0].weight[0, 0] = math.nan
     with pytest.raises(Diverged, match="by step 7"):
-        saver.save(Progress(step=7))
-    assert (saver.directory / "last.pt").read_bytes() == before
+        save(run, trainer, Progress(step=7))
+    assert (run.path / "last.pt").read_bytes() == before
 
 
-def test_best_weights_are_those_of_their_epoch(saver):
-    best = [p.clone() for p in steps(saver, 1)]
-    saver.keep_best(91.0, 4)
-    steps(saver, 2)
-    saver.save(Progress())
-    stored = checkpoint.load_checkpoint(saver.directory / "best.pt")
+def test_best_weights_are_those_of_their_epoch(run, trainer):
+    best = steps(trainer, 1)
+    run.keep_best(trainer, 91.0, 4, {})
+    steps(trainer, 2)
+    save(run, trainer, Progress())
+    stored = torch.load(run.path / "best.pt", weights_only=True)
     assert (stored["test_acc"], stored["epoch"]) == (91.0, 4)
     assert all(torch.equal(a, b) for a, b in zip(stored["model"].values(), best, strict=True))
 
 
-def test_a_checkpoint_of_another_net_is_refused(saver):
-    saver.save(Progress())
-    saver.trainer.net = torch.nn.Linear(3, 3)
-    with pytest.raises(UserError, match="does not fit this run"):
-        saver.restore()
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda s: next(iter(s["optimizer"]["state"].values())).update(exp_avg=torch.zeros(3)),
-        lambda s: next(iter(s["optimizer"]["state"].values())).pop("exp_avg_sq"),
-        lambda s: s.update(optimizer=None),
-        lambda s: s["progress"].update(step="x"),
-        lambda s: s["progress"].update(step=-5),
-        lambda s: s["progress"].update(rows=[{}]),
-        lambda s: s["progress"].update(rows=None),
-        lambda s: s.update(meter=[]),
-        lambda s: s["meter"][0].update(sizes=[1, 2]),
-        lambda s: s.update(random=[{}]),
-    ],
-)
-def test_a_checkpoint_whose_values_are_damaged_is_refused_and_not_trusted(saver, damage):
-    steps(saver, 1)  # so that the optimiser has a state
-    saver.save(Progress())
-    path = saver.directory / "last.pt"
-    state = torch.load(path, weights_only=True)
-    damage(state)
-    torch.save(state, path)
+def test_a_checkpoint_of_another_net_or_of_another_format_is_refused(run, trainer):
+    save(run, trainer, Progress())
     with pytest.raises(UserError, match=r"does not fit this run.*--checkpoint"):
-        saver.restore()
+        run.restore(trainer_of(torch.nn.Linear(3, 3), torch.nn.CrossEntropyLoss(), ema=0.9))
+    state = torch.load(run.path / "last.pt", weights_only=True)
+    for name in ("optimizer", "progress", "random", "meter"):
+        torch.save(state | {name: None}, run.path / "last.pt")
+        with pytest.raises(UserError, match="does not fit this run"):
+            run.restore(trainer)
 
 
-def test_a_flipped_bit_in_a_checkpoint_is_noticed(saver):
-    saver.save(Progress())
-    path = saver.directory / "last.pt"
-    content = bytearray(path.read_bytes())
-    weight = saver.trainer.net[0].weight.detach().numpy().tobytes()
-    content[content.index(weight)] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(UserError, match="checksum"):
-        saver.restore()
-
-
-class Averager(torch.optim.Optimizer):
-    """An optimiser that the saver does not know: a state tensor and a count, not named as Adam's are."""
-
-    def __init__(self, params, lr=0.1, weight_decay=0.0):
-        super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
-
-    @torch.no_grad()
-    def step(self):
-        for group in self.param_groups:
-            for p in group["params"]:
-                state = self.state[p]
-                mean = state.setdefault("mean", torch.zeros_like(p))
-                state["count"] = state.get("count", torch.zeros(())) + 1
-                mean.lerp_(p.grad, 1 / float(state["count"]))
-                p.sub_(mean, alpha=group["lr"])
-
-
-def test_an_optimiser_nobody_knows_is_saved_restored_and_checked(saver, monkeypatch):
-    monkeypatch.setitem(optim.OPTIMIZERS, "averager", (f"{__name__}:Averager", {}))
-    trainer = saver.trainer
-    trainer.optimizer = optim.build_optimizer(
-        "averager", trainer.net.parameters(), 0.1, 0.0, trainer.world.device
-    )
-    steps(saver, 2)
-    saver.save(Progress())
-    expected = steps(saver, 2)
-    saver.restore()
-    assert all(torch.equal(a, b) for a, b in zip(steps(saver, 2), expected, strict=True))
-    path = saver.directory / "last.pt"
-    state = torch.load(path, weights_only=True)
-    next(iter(state["optimizer"]["state"].values()))["mean"] = torch.zeros(1)
-    torch.save(state, path)
-    with pytest.raises(UserError, match="the optimiser's mean does not fit"):
-        saver.restore()
-
-
-def test_rows_without_a_checkpoint_are_not_started_over(saver):
-    (saver.directory / "metrics.csv").write_text("epoch,step\n")
-    assert saver.restore() == Progress()  # killed before the first save
-    (saver.directory / "metrics.csv").write_text("epoch,step\n1,4\n")
+def test_rows_without_a_checkpoint_are_not_started_over(run, trainer):
+    (run.path / "metrics.csv").write_text("epoch,step\n")
+    assert run.restore(trainer) == Progress()  # killed before the first save
+    (run.path / "metrics.csv").write_text("epoch,step\n1,4\n")
     with pytest.raises(UserError, match=r"no last.pt to continue from.*--checkpoint"):
-        saver.restore()
+        run.restore(trainer)
 
 
 def test_ranks_and_seeds_never_share_their_random_numbers():
@@ -346,9 +332,9 @@ def test_ranks_and_seeds_never_share_their_random_numbers():
 
 
 def test_default_names_are_numbered_and_given_names_must_be_new(tmp_path):
-    first = RunDirectory.create(tmp_path, "", "digits-timm:x-root")
-    second = RunDirectory.create(tmp_path, "", "digits-timm:x-root")
-    assert [first.path.name, second.path.name] == ["digits-timm-x-root", "digits-timm-x-root-2"]
+    first = RunDirectory.create(tmp_path, "", "digits-root")
+    second = RunDirectory.create(tmp_path, "", "digits-root")
+    assert [first.path.name, second.path.name] == ["digits-root", "digits-root-2"]
     RunDirectory.create(tmp_path, "mine", "x").close()
     mine = RunDirectory.create(tmp_path, "mine", "x")  # a run was killed in it before it wrote anything
     (mine.path / "config.json").write_text("{}")
@@ -364,87 +350,71 @@ def test_default_names_are_numbered_and_given_names_must_be_new(tmp_path):
 
 def test_metrics_have_the_columns_in_order_and_a_row_once(tmp_path, capsys):
     run = RunDirectory(tmp_path / "run")
-    run.start({"wandb": False, "k": 3.0}, {"data": {"fingerprint": "x"}}, [])
+    run.start({"wandb": False, "k": 3.0, "epochs": 3}, [])
     run.record([ROW])
     run.record([ROW, ROW | {"epoch": 2}])
+    run.record([ROW, ROW | {"epoch": 2}, ROW | {"epoch": 3, "new": 0.5}])  # a column that the header has not
     lines = (run.path / "metrics.csv").read_text().splitlines()
     assert lines[0] == (
-        "epoch,step,train_loss,train_acc,test_loss,test_acc,lr,epoch_seconds,images_per_second,test_ece"
+        "epoch,step,train_loss,train_acc,test_loss,test_acc,lr,epoch_seconds,images_per_second,test_ece,new"
     )
-    assert [line.split(",")[0] for line in lines[1:]] == ["1", "2"]
-    assert capsys.readouterr().out.count("\n") == 2
-    config = json.loads((run.path / "config.json").read_text())
+    assert [(line.split(",")[0], line.split(",")[-1]) for line in lines[1:]] == [
+        ("1", ""),
+        ("2", ""),
+        ("3", "0.5"),
+    ]
+    assert capsys.readouterr().out.count("\n") == 3
+    config = read_config(run.path)
     assert config["k"] == 3.0 and config["versions"]["torch"] == torch.__version__
     assert (run.path / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert any(file.name.startswith("events.out.tfevents") for file in run.path.iterdir())
     run.close()
 
 
-def test_a_resumed_run_takes_the_flags_of_the_run(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"k": 8.0, "lr": 0.1, "epochs": 5, "resume": ""}))
-    parser = Parser("train.py", "what it is\n\nexamples")
-    parser.add_argument("--k", type=number(float, 1), default=3.0)
-    parser.add_argument("--lr", type=number(float, 0))
-    parser.add_argument("--epochs", type=number(int, 1), default=200)
-    parser.add_argument("--resume", default="")
-    args = Namespace(k=3.0, lr=None, epochs=9, resume="x")
-    take_flags_of(tmp_path, args, {"epochs", "resume"}, {"epochs"}, parser)
-    assert (args.k, args.lr, args.epochs, args.resume) == (8.0, 0.1, 9, "x")
-    too_deep = "[" * 100_000
-    wrong = ('{"epochs": "9"}', '{"epochs": 9, "k": 0.5}', '{"epochs": 9, "lr": [1]}', '{"epochs": 9.5}')
-    for damage in ("", "[]", '{"k": 8.0}', too_deep, *wrong):
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_a_note_and_not_another_program(tmp_path, monkeypatch, capsys, number):
+    import filelock
+
+    def refuse(*args, **kwargs):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
+    RunDirectory(tmp_path / "run").close()
+    assert "cannot be locked" in capsys.readouterr().out and not in_use(tmp_path / "run")
+
+
+def test_a_directory_that_a_live_run_holds_is_refused(tmp_path):
+    held = RunDirectory(tmp_path / "run")
+    with pytest.raises(UserError, match="in use by another program"):
+        RunDirectory(tmp_path / "run", patience=0)
+    held.close()
+    assert not in_use(tmp_path / "run")
+
+
+def test_a_damaged_config_is_refused_and_none_is_no_run(tmp_path):
+    for damage in ("", "[]", '{"k": 8.0}', "[" * 100_000):
         (tmp_path / "config.json").write_text(damage)
         with pytest.raises(UserError, match="damaged"):
-            take_flags_of(tmp_path, args, set(), set(), parser)
+            read_config(tmp_path)
     with pytest.raises(UserError, match="not a run directory"):
-        take_flags_of(tmp_path / "none", args, set(), set(), parser)
+        read_config(tmp_path / "none")
 
 
-# --- command line and world -------------------------------------------------------------------------
+def test_a_run_is_finished_by_epochs_steps_or_patience():
+    rows = [{"epoch": e, "step": 10 * e, "test_acc": acc} for e, acc in ((1, 50.0), (2, 60.0), (3, 55.0))]
+    flags = {"epochs": 9, "max_steps": 0, "patience": 0}
+    assert not is_finished(flags, []) and not is_finished(flags, rows)
+    for changed in ({"epochs": 3}, {"max_steps": 30}, {"patience": 1}):
+        assert is_finished(flags | changed, rows) and not is_finished(flags | changed, rows[:2])
 
 
-def test_number_types_say_what_they_want():
-    assert number(int, 0)("7") == 7 and number(float, 0, 1, below=True)("0.5") == 0.5
-    for kind, text in [
-        (number(int, 1), "0"),
-        (number(int, 1), "1.5"),
-        (number(float, 0, above=True), "0"),
-        (number(float, 0, 1, below=True), "1"),
-        (number(float, 0), "nan"),
-        (number(float, 0), "inf"),
-        (number(float, 0), "lots"),
-    ]:
-        with pytest.raises(ArgumentTypeError, match=f"must be a .*, got '{text}'"):
-            kind(text)
-
-
-def test_the_parser_knows_what_was_typed_even_if_it_is_the_default(capsys):
-    parser = Parser("x.py", "What it does.\n\nAn example.")
-    parser.add_argument("--k", type=number(float, 1), default=3.0)
-    parser.add_argument("--flag", action="store_true")
-    args, typed = parser.parse_typed(["--k", "3"])
-    assert (args.k, args.flag, typed) == (3.0, False, {"k"})
-    for wrong in (["--k", "0"], ["--kk", "3"], ["--k"]):
-        with pytest.raises(SystemExit, match="2"):
-            parser.parse_typed(wrong)
-        assert capsys.readouterr().err.count("\n") == 1
-
-
-def test_one_process_is_a_world_of_its_own():
+def test_one_process_is_a_world_of_its_own(monkeypatch):
     world = World("cpu")
     assert (world.rank, world.size, world.is_main) == (0, 1, True)
     assert world.any(True, False) == [True, False] and world.gather("x") == ["x"]
     if not torch.cuda.is_available():
         with pytest.raises(UserError, match="--device cuda is not available"):
             World("cuda")
-
-
-def test_cores_are_those_of_the_containers_quota_shared_by_the_ranks_of_a_machine(monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8), raising=False)
-    for quota, there in (("max 100000", 8), ("350000 100000", 3), ("50000 100000", 1)):
-        monkeypatch.setattr(Path, "read_text", lambda path, quota=quota: quota)
-        assert common.cores() == there
-    monkeypatch.setattr(Path, "read_text", lambda path: "400000 100000")
-    for ranks, there in (("", 4), ("2", 2), ("9", 1), ("two", 4)):
-        monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks)
-        assert usable_workers(6) == there
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="start several processes with torchrun"):
+        World("cpu")

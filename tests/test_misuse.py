@@ -225,19 +225,15 @@ sweep | --lines . | . | give another --lines
 sweep | --out notes.txt | --out notes.txt | give another directory
 sweep | --out notes.txt/x | --out notes.txt/x | give another directory
 apply | | CLONE | required
-apply | clone --dryrun | --dryrun | --help lists the flags
+apply | clone --dryrun | --dryrun | did you mean --dry-run?
 apply | clone clone | clone | --help lists the flags
-apply | '' | CLONE | is empty; give the folder of your clone
-apply | nowhere | nowhere is no folder | give the folder of your clone
-apply | notes.txt | notes.txt is no folder | give the folder of your clone
-apply | images | images is no clone | give the folder of your clone
+apply | '' | '' is not a folder | give the folder of your clone
+apply | nowhere | nowhere is not a folder | give the folder of your clone
+apply | notes.txt | notes.txt is not a folder | give the folder of your clone
+apply | images | images is not a clone | give the folder of your clone
 apply | noloss | training/loss.py | give the folder of your clone
-apply | otherloop | construct_class_by_name | a fresh clone of NVIDIA's fits
+apply | hinge | hinge/training/loss.py | does not call torch.nn.functional.softplus
 apply | linked | linked/training/loss.py is a symbolic link | give the folder where the file itself is
-apply | taken | taken/training/loss_original.py exists | move it away first
-apply | binary | binary/train.py cannot be read as Python | git checkout train.py
-apply | stored | stored/.rooted-loss/manifest.json is damaged | copy them back
-apply | stored --revert | stored/.rooted-loss/manifest.json is damaged | copy them back
 """
 ROWS = [[cell.strip() for cell in line.split("|")] for line in MISUSES.strip().splitlines()]
 
@@ -327,15 +323,10 @@ def spoil(work):
     (copy("runs/run0", "evil") / "last.pt").write_bytes(EVIL)
 
     (copy("clone", "noloss") / "training/loss.py").unlink()
-    (copy("clone", "otherloop") / "training/training_loop.py").write_text("pass\n")
+    (copy("clone", "hinge") / "training/loss.py").write_text("import torch\n")
     loss = copy("clone", "linked") / "training/loss.py"
     loss.unlink()
     loss.symlink_to(work / "notes.txt")
-    (copy("clone", "taken") / "training/loss_original.py").write_text("mine")
-    (copy("clone", "binary") / "train.py").write_bytes(b"\xff\xfe\0")
-    store = copy("clone", "stored") / ".rooted-loss"
-    store.mkdir()
-    (store / "manifest.json").write_text('{"../x": 3}')
 
 
 def test_there_are_more_misuses_than_were_asked_for():

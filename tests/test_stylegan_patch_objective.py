@@ -1,6 +1,5 @@
-"""The adversarial objective of the GAN losses, and the settings that choose it."""
+"""The rooted softplus of both loss files, and the settings that choose it."""
 
-import importlib
 import math
 import os
 import subprocess
@@ -8,177 +7,147 @@ import sys
 
 import pytest
 import torch
-from stylegan_patch_stand_in import FILES, Bench, load_loss
+from stylegan_patch_stand_in import PATCH, load
+
+FILES = ("loss.py", "rooted.py")
 
 
-@pytest.fixture(autouse=True)
-def clean_environment(monkeypatch):
-    monkeypatch.delenv("RLO_K", raising=False)
-    monkeypatch.delenv("RLO_LS", raising=False)
-
-
-@pytest.fixture(params=tuple(FILES))
-def flavour(request):
-    return request.param
+@pytest.fixture(params=FILES)
+def softplus(request, monkeypatch):
+    """A function that makes the file's softplus for a k and an `ls`."""
+    return lambda k=2, ls="rlo": load(monkeypatch, PATCH / request.param, RLO_K=str(k), RLO_LS=ls)[0].softplus
 
 
 @pytest.mark.parametrize("k", [1.0, 2.0, 3.7, 50.0])
-def test_rlo_value_and_gradient_equal_the_closed_form_in_float64(monkeypatch, flavour, k):
-    module, _ = load_loss(monkeypatch, flavour)
-    module.kparam = k
-    t = torch.linspace(-40, 40, 161, requires_grad=True)
-    value = module.adversarial(t)
-    (grad,) = torch.autograd.grad(value.sum(), t)
-    exact = t.detach().double()
-    base = 1 + torch.exp(-exact)
-    torch.testing.assert_close(value.double(), k * base ** (1 / k), rtol=1e-5, atol=0)
-    torch.testing.assert_close(grad.double(), -torch.exp(-exact) * base ** (1 / k - 1), rtol=2e-5, atol=1e-12)
+def test_value_and_gradient_equal_the_closed_form_in_float64(softplus, k):
+    x = torch.linspace(-90, 90, 361, requires_grad=True)
+    value = softplus(k)(x)
+    (grad,) = torch.autograd.grad(value.sum(), x)
+    exact = x.detach().double()
+    near = exact / k < 60  # beyond, the tangent takes over
+    base = 1 + exact.exp()
+    expected, slope = k * base ** (1 / k), exact.exp() * base ** (1 / k - 1)
+    torch.testing.assert_close(value.double()[near], expected[near], rtol=2e-5, atol=0)
+    torch.testing.assert_close(grad.double()[near], slope[near], rtol=2e-5, atol=1e-12)
 
 
-def test_rlo_tends_to_k_plus_cross_entropy_and_keeps_the_published_constant(monkeypatch, flavour):
-    module, _ = load_loss(monkeypatch, flavour)
-    t = torch.linspace(-5, 5, 11, dtype=torch.float64)
-    ce = torch.log1p(torch.exp(-t))
-    module.kparam = 1e6
-    torch.testing.assert_close(module.adversarial(t) - 1e6, ce, rtol=0, atol=2e-4)
-    module.kparam = 2.0
-    torch.testing.assert_close(module.adversarial(torch.tensor([40.0])), torch.tensor([2.0]))
-    module.ls = "ce"
-    torch.testing.assert_close(module.adversarial(t), ce)
+def test_it_tends_to_k_plus_cross_entropy_and_keeps_the_published_constant(softplus):
+    x = torch.linspace(-5, 5, 11, dtype=torch.float64)
+    torch.testing.assert_close(softplus(1e6)(x) - 1e6, torch.log1p(x.exp()), rtol=0, atol=2e-4)
+    torch.testing.assert_close(softplus(2)(torch.tensor([-40.0])), torch.tensor([2.0]))
 
 
-def extremes(dtype):
-    largest = torch.finfo(dtype).max
-    steps = [
-        x for x in (0.0, 1.0, 15.0, 88.0, 89.0, 119.9, 120.1, 1e3, 1e4, 6e4, 1e8, 1.1e8, 1e20) if x <= largest
-    ]
-    return torch.tensor([*steps, largest, *(-x for x in steps), -largest], dtype=dtype)
+def test_ce_is_torchs_softplus_bit_for_bit_in_every_precision(softplus):
+    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        x = torch.linspace(-90, 90, 361, dtype=dtype)
+        found, expected = softplus(ls="ce")(x), torch.nn.functional.softplus(x)
+        assert found.dtype == dtype and torch.equal(found, expected)
 
 
-@pytest.mark.parametrize("k", [1.0, 2.0, 5.0, 1e6, 1e30])
+@pytest.mark.parametrize("k", [1.0, 2.0, 1e6, 1e30])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
-def test_every_finite_logit_gives_a_finite_value_and_gradient(monkeypatch, flavour, dtype, k):
-    module, _ = load_loss(monkeypatch, flavour)
-    module.kparam = k
-    t = extremes(dtype).requires_grad_()
-    value = module.adversarial(t)
+def test_every_finite_score_gives_a_finite_value_and_gradient(softplus, dtype, k):
+    largest = torch.finfo(dtype).max
+    steps = [x for x in (0, 1, 15, 88, 89, 119.9, 120.1, 1e3, 6e4, 1e8, 1.1e8, 1e20) if x <= largest]
+    x = torch.tensor([-largest, *(-x for x in steps), *steps, largest], dtype=dtype, requires_grad=True)
+    value = softplus(k)(x)
     assert value.dtype == (dtype if dtype in (torch.float32, torch.float64) else torch.float32)
     assert torch.isfinite(value).all()
-    (grad,) = torch.autograd.grad(value.sum(), t)
-    assert torch.isfinite(grad).all() and (grad <= 0).all()
-    # The worst sample is still pushed, however far gone it is.
-    assert grad[t.argmin()] < -0.9
+    (grad,) = torch.autograd.grad(value.sum(), x)
+    assert torch.isfinite(grad).all() and (grad >= 0).all()
+    assert grad[-1] > 0.9  # the worst sample is still pushed, however far gone it is
 
 
-def test_mean_over_a_batch_of_the_worst_logits_times_the_gain_is_finite(monkeypatch, flavour):
-    module, _ = load_loss(monkeypatch, flavour)
-    t = torch.full((4096, 1), -torch.finfo(torch.float32).max, requires_grad=True)
-    loss = module.adversarial(t).mean().mul(16)
+def test_mean_over_a_batch_of_the_worst_scores_times_the_gain_is_finite(softplus):
+    x = torch.full((4096, 1), torch.finfo(torch.float32).max, requires_grad=True)
+    loss = softplus(1)(x).mean().mul(16)
     loss.backward()
-    assert torch.isfinite(loss) and torch.isfinite(t.grad).all() and (t.grad < 0).all()
+    assert torch.isfinite(loss) and torch.isfinite(x.grad).all() and (x.grad > 0).all()
 
 
-@pytest.mark.parametrize("k", [1.0, 2.0, 5.0])
-def test_continuation_is_c1_convex_and_increasing_in_the_mistake(monkeypatch, flavour, k):
-    module, _ = load_loss(monkeypatch, flavour)
-    module.kparam = k
-    s = torch.linspace(0, 120 * k, 4801, dtype=torch.float64, requires_grad=True)
-    value = module.rooted(s, k)
-    (slope,) = torch.autograd.grad(value.sum(), s)
-    assert (value.diff() > 0).all() and (slope.diff() >= -1e-14 * slope[1:]).all()
-    join = 60 * k
-    near = torch.tensor([join - 1e-6, join, join + 1e-6], dtype=torch.float64, requires_grad=True)
-    value = module.rooted(near, k)
-    (slope,) = torch.autograd.grad(value.sum(), near)
-    torch.testing.assert_close(value, k * torch.exp(near / k).detach(), rtol=1e-9, atol=0)
-    torch.testing.assert_close(slope, torch.full_like(slope, math.exp(60)), rtol=2e-6, atol=0)
+@pytest.mark.parametrize(
+    ("dtype", "tangent"), [(torch.float64, 60), (torch.float32, 60), (torch.float16, 10)]
+)
+@pytest.mark.parametrize("k", [1.0, 2.0])
+def test_at_the_join_the_slope_is_the_exponentials_and_stays_there(softplus, k, dtype, tangent):
+    """Softplus(x) is x itself there, so the slope in x is e^(x/k), and e^tangent beyond."""
+    step = 2.0**-4
+    join = tangent * k
+    x = torch.tensor([join - step, join, join + step, 2 * join], dtype=dtype, requires_grad=True)
+    value = softplus(k)(x)
+    (slope,) = torch.autograd.grad(value.sum(), x)
+    exact = torch.tensor([math.exp(tangent - step / k)] + [math.exp(tangent)] * 3, dtype=torch.float64)
+    tolerance = 2e-3 if dtype == torch.float16 else 1e-5
+    torch.testing.assert_close(slope.double(), exact, rtol=tolerance, atol=0)
+    line = k * math.exp(tangent) * (1 + (x.detach().double()[1:] / k - tangent))
+    torch.testing.assert_close(value.double()[1:], line, rtol=1e-4, atol=0)
 
 
-def test_second_derivative_is_right_too(monkeypatch, flavour):
-    module, _ = load_loss(monkeypatch, flavour)
-    t = torch.linspace(-6, 6, 7, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradgradcheck(module.adversarial, t)
+def test_it_is_convex_and_increasing_everywhere(softplus):
+    x = torch.linspace(-200, 400, 4801, dtype=torch.float64, requires_grad=True)
+    value = softplus(2)(x)
+    (slope,) = torch.autograd.grad(value.sum(), x)
+    assert (value.diff() >= 0).all() and (slope.diff() >= -1e-14 * slope[1:]).all()
+
+
+def test_second_derivative_is_right_too(softplus):
+    x = torch.linspace(-6, 6, 7, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(softplus(2), x)
+
+
+def test_both_files_hold_the_same_lines_since_each_works_alone():
+    shared = [(PATCH / name).read_text(encoding="utf-8").split("# ----")[1] for name in FILES]
+    assert shared[0] == shared[1] and "def softplus(x):" in shared[0]
+
+
+def test_loss_files_import_nothing_of_this_project():
+    for name in FILES:
+        lines = (PATCH / name).read_text(encoding="utf-8").splitlines()
+        imported = {s.split()[1].split(".")[0] for s in lines if s.startswith(("import ", "from "))}
+        assert imported <= {"math", "os", "torch", "torch_utils"}
 
 
 # ---- the settings ----
 
 
-def import_in_a_fresh_process(flavour, **environment):
-    code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import stylegan_patch_stand_in as s;"
-        "sys.modules.update(s.stand_ins()[0]); import importlib.util as u;"
-        "spec = u.spec_from_file_location('loss', sys.argv[2]); m = u.module_from_spec(spec);"
-        "spec.loader.exec_module(m); print(m.ls, m.kparam)"
-    )
-    return subprocess.run(
-        [sys.executable, "-c", code, os.path.dirname(__file__), str(FILES[flavour])],
-        env={**os.environ, **environment},
+@pytest.mark.parametrize("name", FILES)
+def test_the_log_says_which_objective_runs_and_the_environment_overrides_the_file(monkeypatch, name, capsys):
+    module, _ = load(monkeypatch, PATCH / name)
+    assert (module.ls, module.kparam) == ("rlo", 2)
+    assert capsys.readouterr().out == "Adversarial loss: rlo, k = 2\n"
+    module, _ = load(monkeypatch, PATCH / name, RLO_K="5.5", RLO_LS="ce")
+    assert (module.ls, module.kparam) == ("ce", 5.5)
+    assert capsys.readouterr().out == "Adversarial loss: ce\n"
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("k", ["0.5", "0", "-2", "nan", "inf", "two", "", "1e31"])
+def test_a_wrong_k_ends_the_program_in_a_line_that_says_what_is_allowed(monkeypatch, name, k):
+    with pytest.raises(SystemExit, match=rf"^kparam \(RLO_K\) must be a number from 1 to 1e30, not '{k}'$"):
+        load(monkeypatch, PATCH / name, RLO_K=k)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("ls", ["root", "RLO", ""])
+def test_a_wrong_ls_ends_the_program_in_a_line_that_says_what_is_allowed(monkeypatch, name, ls):
+    with pytest.raises(SystemExit, match=rf"^ls \(RLO_LS\) must be 'rlo' .* or 'ce' .*, not '{ls}'$"):
+        load(monkeypatch, PATCH / name, RLO_LS=ls)
+
+
+def test_an_edited_file_is_checked_too(monkeypatch, tmp_path):
+    text = (PATCH / "rooted.py").read_text(encoding="utf-8").replace("kparam = 2 ", "kparam = 0.5 ")
+    (tmp_path / "rooted.py").write_text(text, encoding="utf-8")
+    with pytest.raises(SystemExit, match=r"from 1 to 1e30, not 0\.5"):
+        load(monkeypatch, tmp_path / "rooted.py")
+
+
+def test_a_user_of_a_wrong_setting_sees_one_line():
+    done = subprocess.run(
+        [sys.executable, str(PATCH / "rooted.py")],
+        env={**os.environ, "RLO_K": "0"},
         capture_output=True,
         text=True,
         timeout=120,
     )
-
-
-def test_defaults_are_rlo_with_k_2_and_the_environment_overrides_them(monkeypatch, flavour):
-    module, _ = load_loss(monkeypatch, flavour)
-    assert (module.ls, module.kparam) == ("rlo", 2)
-    monkeypatch.setenv("RLO_K", "5.5")
-    monkeypatch.setenv("RLO_LS", "ce")
-    module, _ = load_loss(monkeypatch, flavour)
-    assert (module.ls, module.kparam) == ("ce", 5.5)
-
-
-@pytest.mark.parametrize("k", ["0.5", "0", "-2", "nan", "inf", "two", "", "1e31"])
-def test_a_wrong_k_is_an_error_at_import_that_says_what_is_allowed(monkeypatch, flavour, k):
-    monkeypatch.setenv("RLO_K", k)
-    with pytest.raises(ValueError, match=rf"RLO_K must be a real number from 1 to 1e30, got '{k}'"):
-        load_loss(monkeypatch, flavour)
-
-
-@pytest.mark.parametrize("ls", ["root", "RLO", "", "focal"])
-def test_a_wrong_ls_is_an_error_at_import_that_says_what_is_allowed(monkeypatch, flavour, ls):
-    monkeypatch.setenv("RLO_LS", ls)
-    with pytest.raises(ValueError, match=rf"RLO_LS must be 'rlo' .* or 'ce' .*, got '{ls}'"):
-        load_loss(monkeypatch, flavour)
-
-
-def test_the_last_line_a_user_sees_of_a_wrong_setting_names_it():
-    done = import_in_a_fresh_process("stylegan2", RLO_K="0")
-    assert done.returncode != 0
-    assert (
-        done.stderr.strip().splitlines()[-1].endswith("RLO_K must be a real number from 1 to 1e30, got '0'")
-    )
-
-
-def test_a_setting_changed_after_import_is_checked_when_the_loss_is_made(monkeypatch, flavour):
-    module, _ = load_loss(monkeypatch, flavour)
-    module.kparam = 0.5
-    with pytest.raises(ValueError, match="kparam must be a real number"):
-        Bench(module, flavour)
-
-
-def test_the_log_says_which_objective_runs(monkeypatch, flavour, capsys):
-    module, _ = load_loss(monkeypatch, flavour)
-    Bench(module, flavour)
-    assert capsys.readouterr().out == "Adversarial loss: rlo, k = 2\n"
-    module.ls = "ce"
-    Bench(module, flavour)
-    assert capsys.readouterr().out == "Adversarial loss: ce\n"
-
-
-def test_share_writes_the_shared_lines_of_loss_py_into_the_other_file_and_has_been_run(monkeypatch):
-    monkeypatch.syspath_prepend(str(FILES["stylegan2"].parent))
-    share = importlib.import_module("share")
-    source, target = (path.read_text(encoding="utf-8") for path in FILES.values())
-    assert share.shared_written(source, target) == target, "run python stylegan_patch/share.py"
-    assert len(share.split(source)[1]) > 4000 and "def adversarial(" in share.split(source)[1]
-    changed = share.shared_written(source.replace("kparam = 2 ", "kparam = 3 "), target)
-    assert changed == target.replace("kparam = 2 ", "kparam = 3 ") != target
-
-
-def test_loss_files_import_nothing_of_this_project():
-    for path in FILES.values():
-        imports = [
-            s for s in path.read_text(encoding="utf-8").splitlines() if s.startswith(("import", "from"))
-        ]
-        assert {line.split()[1].split(".")[0] for line in imports} == {"math", "os", "torch", "torch_utils"}
+    assert done.returncode != 0 and done.stdout == ""
+    assert done.stderr == "kparam (RLO_K) must be a number from 1 to 1e30, not '0'\n"
