@@ -103,10 +103,9 @@ def scenarios(library: Path, cwd: Path, timeout: float = 600, **arguments: objec
 
 
 if __name__ == "__main__":
-    sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks"), str(ROOT / "tests" / "gpu")]
+    sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "gpu")]
 
     import torch
-    from measure import Training, register_random_images
     from torch._subclasses import fake_tensor
     from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
     from torch.utils import _foreach_utils
@@ -115,6 +114,7 @@ if __name__ == "__main__":
 
     import models
     import train
+    from benchmarks.measure import Training, register_random_images
     from common import UserError, one_line
     from engine.graph import WARM_UP
     from engine.meter import NEVER
@@ -311,13 +311,14 @@ if __name__ == "__main__":
 
                 for _ in range(WARM_UP if training.trainer.graphed else 1):
                     training.epoch(steps=2)  # makes the optimiser's state, and records a graph
-                short, epoch = (seen(training.epoch, 1, steps=count) for count in (1, 0))
+                short, epoch = (seen(training.epoch, 1, steps=steps) for steps in (1, 0))
                 batch, count = next(iter(training.data.test)), len(training.data.train)
                 tests = [seen(training.test, batches=[batch] * n) for n in (WARM_UP + 2, 1, 4)]
             metered = [e for e in epoch if (e.where[:15], e.function) == ("engine/meter.py", "update")]
-            lines = Counter()
-            for e in epoch:
-                lines[e.where] += e.kernels / count
+            lines = Counter()  # kernels of a step: of an epoch's steps but the first
+            for events, sign in ((epoch, 1), (short, -1)):
+                for e in events:
+                    lines[e.where] += sign * e.kernels / (count - 1)
             rows.append({
                 "kernels": lines.total(), "by_line": dict(lines.most_common(40)),
                 "meter": sum(e.kernels for e in metered) / len(training.trainer.meter.sizes),

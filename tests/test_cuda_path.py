@@ -33,7 +33,7 @@ STEPS = [
     ("--net vit_tiny --loss poly1 --clip-grad 1 --label-noise 0.2 --amp fp16", 560),
     ("--net timm:resnet10t --loss rlo --freeze --size 48", 198),
     ("--net resnet20 --loss sce --dataset folder:images --size 96 --val-split 0.3", 300),
-    ("--net lenet --loss root --k-end 5 --graph on", 25),
+    ("--net vgg11 --loss root --k-end 5 --graph on", 25),
     ("--net vgg11 --loss apl --graph on --ema 0.9 --amp fp16 --mixup 0.2", 35),
 ]
 # All that STEPS is a sample of: every family of nets is in it, every loss, and each of these.
@@ -95,7 +95,7 @@ def test_a_step_never_waits_mixes_no_devices_can_be_deterministic_and_keeps_to_i
 
 
 def test_randaugment_costs_sixty_kernels_and_precision_follows_what_the_gpu_computes_in(stand_in, tmp_path):
-    cases = [{"flags": f"--bs 512 --net lenet{more}", "images": 512} for more in ("", " --randaug")]
+    cases = [{"flags": f"--bs 512 --net vgg11{more}", "images": 512} for more in ("", " --randaug")]
     gpus = {"V100": [7, 0], "T4": [7, 5], "A100": [8, 0], "H100": [9, 0]}
     choices = [[capability, amp] for capability in gpus.values() for amp in ("auto", "bf16", "fp16", "off")]
     (plain, augmented), said = fakecuda.scenarios(stand_in, tmp_path, steps=cases, precisions=choices)
@@ -111,7 +111,7 @@ def test_randaugment_costs_sixty_kernels_and_precision_follows_what_the_gpu_comp
 
 
 def test_the_checks_of_a_gpu_run_and_see_a_step_and_a_test_that_wait(stand_in, tmp_path):
-    waits = {"module": "test_gpu_waits", "function": "check_waits", "arguments": ["--net lenet --graph on"]}
+    waits = {"module": "test_gpu_waits", "function": "check_waits", "arguments": ["--net vgg11 --graph on"]}
     gap = {"module": "test_gpu_speed", "function": "check_gap", "arguments": [2000]}
     cases = [waits, waits | {"spoiled": "step"}, waits | {"spoiled": "answer"}, gap]
     ((free, step, answer, between),) = fakecuda.scenarios(stand_in, tmp_path, checks=cases)

@@ -37,7 +37,7 @@ def test_an_eager_step_keeps_to_its_kernels(net, capsys):
 
 def check_gap(images):
     """Seconds from the last step of an epoch to the first batch of the next: below half a second."""
-    t = training("--net lenet --bs 512", images=images)
+    t = training("--net vgg11 --bs 512", images=images)
 
     def first_batch(epoch):
         next(iter(t.data.train.from_(epoch)))
