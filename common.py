@@ -244,7 +244,7 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text, default = action.help or "", action.default
-        if default in (None, "", argparse.SUPPRESS) or default is False or "default" in text:
+        if default in (None, "", [], argparse.SUPPRESS) or default is False or "default" in text:
             return text
         values = default if isinstance(default, list) else [default]
         shown = " ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in values)

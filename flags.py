@@ -6,7 +6,7 @@ Without torch, so that --help and mistakes answer at once, and so that sweep.py 
 import functools
 import hashlib
 import re
-from argparse import Namespace
+from argparse import ArgumentTypeError, Namespace
 from pathlib import Path
 
 from common import Parser, UserError, interval, number, spelling
@@ -39,6 +39,14 @@ DATASETS = (
     "folder:PATH",
 )
 LONGEST_NAME = 180  # bytes of a run's name: file systems take 255, and .log and temporary files add to it
+
+
+def key_value(text: str) -> str:
+    """An argparse type: ``momentum=0.95``, given back as it is."""
+    name, equals, value = text.partition("=")
+    if not (name.isidentifier() and equals and value):
+        raise ArgumentTypeError(f"must be KEY=VALUE, as in momentum=0.95, got {text!r}")
+    return text
 
 
 @functools.cache
@@ -131,7 +139,12 @@ def train_parser(documentation: str = "Train an image classifier.\n\npython trai
              help="peak learning rate (default: what the net wants, 1e-4 transformers, 1e-3 CNNs)")
     training("--opt", default="adam", metavar="NAME",
              help="any optimizer of timm: adam, adamw, sgd (momentum 0.9), muon, lion, …")
-    training("--weight-decay", type=number(float, 0), default=0.0, metavar="W", help="of all parameters")
+    training("--opt-args", type=key_value, nargs="+", default=[], metavar="KEY=VALUE",
+             help="more arguments of the optimizer: betas=0.9,0.95 nesterov=True")
+    training("--weight-decay", type=number(float, 0), default=0.0, metavar="W",
+             help="of all parameters but norms and biases")
+    training("--layer-decay", type=number(float, 0, 1), default=0.0, metavar="D",
+             help="for fine-tuning: each layer has the rate of the next one times D (0.75; default: off)")
     training("--warmup", type=number(float, 0, 1e6), default=0.0, metavar="E",
              help="epochs of linear warm-up before the schedule")
     training("--clip-grad", type=number(float, 0), default=0.0, metavar="NORM",
@@ -269,6 +282,8 @@ def run_name(flags: dict) -> str:
             continue
         if name in ("checkpoint", "train_labels"):
             value = Path(value).stem
+        if isinstance(value, list):
+            value = "-".join(map(str, value))
         shown = "" if value is True else f"{value:g}" if isinstance(value, float) else value
         parts.append(f"{name.replace('_', '')}{shown}")
     name = re.sub(r"[^\w.+]+", "-", "-".join(map(str, parts))).strip("-")

@@ -312,7 +312,9 @@ def build_trainer(args, net, loss, data, world):
 
     choose_kernels(world.device, args.deterministic)
     precision, facts, steps = Precision(world.device, args.amp), net_facts(args.net), steps_of(args, data)
-    optimizer = build_optimizer(args.opt, net, args.lr, args.weight_decay, world.device)
+    optimizer = build_optimizer(
+        args.opt, net, args.lr, args.weight_decay, world.device, args.layer_decay, args.opt_args
+    )
     pays = world.device.type == "cuda" and steps >= COMPILE_FROM_STEPS and not args.eval_only
     why_not = why_not_graph(precision, world.size, args.accumulate, args.clip_grad)
     recordable = facts.recordable and optimizer.defaults.get("fused", False) and not args.eval_only
@@ -524,10 +526,13 @@ def load_best(path, trainer):
     """Give the net the weights of best.pt, and the loss the k that they were trained with."""
     from models import load_checkpoint, read_info
 
-    best = path / "best.pt"
-    load_checkpoint(trainer.net, best, new_head=False)
+    world, k = trainer.world, None
+    if world.is_main:  # other processes may look before the file is there, or on another machine
+        load_checkpoint(trainer.net, path / "best.pt", new_head=False)
+        k = read_info(path / "best.pt").loss_options.get("k")
+    world.share([*trainer.net.parameters(), *trainer.net.buffers()])
     if trainer.k_of:
-        trainer.loss.anneal(read_info(best).loss_options["k"])
+        trainer.loss.anneal(world.gather(k)[0])
 
 
 def report(path, trainer, data, stop, args):

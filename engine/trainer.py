@@ -195,10 +195,10 @@ class Trainer:
         self.averaged.n_averaged += 1
 
     def share_statistics(self) -> None:
-        """Give all processes the running statistics of one, of the net and of its average, for a test."""
-        self.world.share_buffers(self.net)
+        """Before a test: give all processes the running statistics of rank 0, which training steps do not read."""
+        self.world.share(self.net.buffers())
         if self.averaged is not None:
-            self.world.share_buffers(self.averaged.module)
+            self.world.share(self.averaged.module.buffers())
 
     def test_mode(self) -> None:
         """Before a test."""

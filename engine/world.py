@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Iterable
 from contextlib import nullcontext
 from datetime import timedelta
 from inspect import signature
@@ -88,11 +89,11 @@ class World:
             dist.all_reduce(x)
         return x
 
-    def share_buffers(self, net: torch.nn.Module) -> None:
-        """Give all processes rank 0's running statistics; training steps do not read them, tests do."""
+    def share(self, tensors: Iterable[Tensor]) -> None:
+        """Give all processes rank 0's values of these tensors."""
         if self.size > 1:
-            for buffer in net.buffers():
-                dist.broadcast(buffer, 0)
+            for tensor in tensors:
+                dist.broadcast(tensor.detach(), 0)
 
     def wrap(self, net: torch.nn.Module) -> torch.nn.Module:
         """`net` for the forward pass of training: averages the gradients where there are several processes."""
@@ -105,7 +106,7 @@ class World:
             net,
             device_ids=[self.device.index] if self.device.type == "cuda" else None,
             gradient_as_bucket_view=True,
-            **{unshared: False},  # share_buffers does it once an epoch
+            **{unshared: False},  # Trainer.share_statistics does it once an epoch
         )
 
     def unsynchronised(self, module: torch.nn.Module):

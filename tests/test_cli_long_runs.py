@@ -1,18 +1,16 @@
-"""What long and large runs need: batches in parts, --resume auto, --save-every, calibration, divergence."""
+"""What long and large runs need: batches in parts, --resume auto, --save-every, divergence."""
 
 import csv
 import json
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
-from scipy.special import log_softmax
 
-import engine.saver
+import engine.checkpoint
+import engine.run
 import train
-from engine.distributed import World
-from engine.scores import Scores
+from engine.run_directory import RunDirectory
+from engine.world import World
 
 # No dropout and no batch norm: nothing that depends on how a batch is cut.
 CAIT = "--dataset digits --net CaiT --dimhead 64 --loss root --bs 100 --opt sgd --lr 0.05 --epochs 1".split()
@@ -119,97 +117,36 @@ def test_a_run_from_before_a_flag_existed_goes_on_with_the_default(here):
     assert rows_of(here / "runs" / "old")[0]["step"] == "2"
 
 
-# --- saves --------------------------------------------------------------------------------------------
+# --- saves and divergence -----------------------------------------------------------------------------
 
 
-def test_save_every_counts_steps(here, monkeypatch):
+def test_save_every_counts_steps_or_seconds(here, monkeypatch):
     saved = []
     monkeypatch.setattr(
-        engine.saver,
+        engine.checkpoint,
         "save_checkpoint",
         lambda path, state: path.name == "last.pt" and saved.append(state["progress"]["step"]),
     )
-    assert run(*TINY, "--save-every", 5) == 0
+    assert run(*TINY, "--save-every", 5, "--run-name", "run") == 0
     assert saved == [5, 10, 12]
-
-
-def test_save_every_counts_seconds(here, monkeypatch):
-    saver = engine.saver.Saver(here, SimpleNamespace(world=None), {}, every="30s")
-    saver._saved_at -= 29
-    assert not saver.due(1)
-    saver._saved_at -= 2
-    assert saver.due(1)
-
-
-# --- calibration and divergence -----------------------------------------------------------------------
-
-
-def test_calibration_error_is_the_textbook_sum():
-    g = np.random.default_rng(0)
-    logits, labels = 3 * g.normal(size=(500, 7)), g.integers(0, 7, 500)
-    logits[:3] = np.eye(7)[:3] * 1e4  # confidence 1
-    p = np.exp(logits - logits.max(1, keepdims=True))
-    p /= p.sum(1, keepdims=True)
-    confidence, right = p.max(1), p.argmax(1) == labels
-    expected = 0.0
-    for low, high in zip(np.arange(15) / 15, np.arange(1, 16) / 15, strict=True):
-        inside = (confidence > low) & (confidence <= high)
-        if inside.any():
-            expected += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
-    scores = Scores(World("cpu"), 7, logit_scale=0.5)
-    for part in np.array_split(np.arange(500), 3):
-        scores.update(torch.tensor(0.0), torch.tensor(logits[part]), torch.tensor(labels[part]))
-    read = scores.read()
-    assert read["ece"] == pytest.approx(100 * expected, rel=1e-5)
-    assert read["acc"] == pytest.approx(100 * right.mean())
-    for name, scale in (("nll", 1.0), ("nll_corrected", 0.5)):
-        truth = -log_softmax(scale * logits, 1)[np.arange(500), labels].mean()
-        assert read[name] == pytest.approx(truth, rel=1e-4)
-
-
-def test_a_net_that_is_sure_and_right_is_calibrated():
-    scores = Scores(World("cpu"), 4)
-    labels = torch.arange(4)
-    scores.update(torch.tensor(0.0), torch.eye(4) * 1e3, labels)
-    assert scores.read()["ece"] == 0
-    scores.update(torch.tensor(0.0), torch.eye(4) * 1e3, (labels + 1) % 4)  # half of them wrong, all sure
-    assert scores.read()["ece"] == pytest.approx(50)
-
-
-def test_the_accuracy_of_rare_classes_is_the_mean_of_theirs():
-    scores = Scores(World("cpu"), 6, class_counts=[1, 9, 2, 9, 9, 9])
-    batch = torch.eye(6)[[0, 0, 1, 1, 1]], torch.tensor([0, 0, 0, 1, 2])
-    scores.update(torch.tensor(0.0), *batch)
-    assert scores.read()["rare_acc"] == pytest.approx(100 * (2 / 3 + 0) / 2)
-    balanced = Scores(World("cpu"), 6, class_counts=[3] * 6)
-    balanced.update(torch.tensor(0.0), *batch)
-    assert "rare_acc" not in balanced.read()
-
-
-def test_a_weighted_loss_of_a_test_does_not_depend_on_its_batches():
-    """A folder's test images come class by class: in batches of one class each, weights would cancel out."""
-    torch.manual_seed(0)
-    logits, labels, weight = torch.randn(9, 3), torch.tensor([0] * 6 + [1, 2, 2]), torch.tensor([0.3, 3, 1])
-    loss = torch.nn.CrossEntropyLoss(weight=weight)
-    scores = Scores(World("cpu"), 3, weight=weight)
-    for part in (slice(0, 6), slice(6, 7), slice(7, 9)):
-        scores.update(loss(logits[part], labels[part]), logits[part], labels[part])
-    assert scores.read()["loss"] == pytest.approx(float(loss(logits, labels)), rel=1e-6)
-    assert scores.read()["nll"] == pytest.approx(float(torch.nn.functional.cross_entropy(logits, labels)))
+    in_seconds = engine.run.Run(World("cpu"), lambda: RunDirectory(here / "other"), "30s")
+    in_seconds._saved_at -= 29
+    assert not in_seconds.due(1)
+    in_seconds._saved_at -= 2
+    assert in_seconds.due(1)
 
 
 def test_an_infinite_gradient_under_a_finite_loss_is_divergence_named_with_its_step(
     here, monkeypatch, capsys
 ):
-    build = train.build
+    build_net = train.build_net
 
-    def build_with_a_bad_gradient(*args):
-        job = build(*args)
-        calls = iter(range(1, 1000))
-        next(job.trainer.net.parameters()).register_hook(lambda g: g * torch.inf if next(calls) == 7 else g)
-        return job
+    def build_net_with_a_bad_gradient(*args):
+        net, calls = build_net(*args), iter(range(1, 1000))
+        next(net.parameters()).register_hook(lambda g: g * torch.inf if next(calls) == 7 else g)
+        return net
 
-    monkeypatch.setattr(train, "build", build_with_a_bad_gradient)
+    monkeypatch.setattr(train, "build_net", build_net_with_a_bad_gradient)
     assert run(*TINY, "--save-every", 3) == 3
     error = capsys.readouterr().err
     assert "at step 7" in error and "last.pt is from before" in error and error.count("\n") == 1

@@ -18,7 +18,7 @@ from flags import export_parser, predict_parser
 
 ROOT = Path(__file__).resolve().parent.parent
 # No packages: files that are copied from one, and programs in the other.
-sys.path += [str(ROOT / "stylegan_patch"), str(ROOT / "benchmarks")]
+sys.path += [str(ROOT / "stylegan_patch"), str(ROOT / "benchmarks"), str(ROOT / "paper")]
 
 import acceleration  # noqa: E402
 import apply  # noqa: E402
@@ -36,7 +36,7 @@ PARSERS = {
     "predict.py": predict_parser().parse_args,
     "sweep.py": lambda words: sweep.make_jobs(sweep.parse_args(words)),
     "stylegan_patch/apply.py": apply.parse_args,
-    "benchmarks/acceleration.py": acceleration.parse_args,
+    "paper/acceleration.py": acceleration.parse_args,
     "benchmarks/bench_data.py": bench_data.parse_args,
     "benchmarks/bench_lm.py": bench_lm.parse_args,
     "benchmarks/bench_losses.py": bench_losses.parse_args,

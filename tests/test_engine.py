@@ -57,19 +57,52 @@ def test_step_schedule_divides_the_rate_by_ten():
 @pytest.mark.parametrize(
     "name,kind", [("adam", "Adam"), ("AdamW", "AdamW"), ("sgd", "SGD"), ("lion", "Lion")]
 )
-def test_optimisers_are_timm_s_with_plain_momentum_for_sgd(name, kind):
-    net = torch.nn.Linear(3, 2)
+def test_optimizers_are_timm_s_with_plain_momentum_and_no_decay_of_norms_and_biases(name, kind):
+    net = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
     optimizer = optim.build_optimizer(name, net, 0.1, 0.01, torch.device("cpu"))
-    (group,) = optimizer.param_groups  # norms and biases are not apart
-    assert type(optimizer).__name__ == kind and group["weight_decay"] == 0.01
-    assert group.get("momentum", 0.9) == 0.9 and not group.get("nesterov")
-    assert bool(group.get("fused")) == (kind != "Lion")
+    assert type(optimizer).__name__ == kind
+    decayed = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert [decayed[id(p)] for p in net.parameters()] == [0.01, 0, 0, 0]
+    for group in optimizer.param_groups:
+        assert group.get("momentum", 0.9) == 0.9 and not group.get("nesterov")
+        assert bool(group.get("fused")) == (kind != "Lion")
 
 
-@pytest.mark.parametrize("name,says", [("adamm", "did you mean adam"), ("adahessian", "second backward")])
-def test_an_optimiser_that_cannot_be_used_is_refused_by_name(name, says):
-    with pytest.raises(UserError, match=f"--opt {name}.*{says}"):
-        optim.build_optimizer(name, torch.nn.Linear(3, 2), 0.1, 0.0, torch.device("cpu"))
+def test_arguments_of_the_optimizer_are_passed_on():
+    options = ["betas=0.8,0.9", "amsgrad=True"]
+    optimizer = optim.build_optimizer(
+        "adam", torch.nn.Linear(3, 2), 0.1, 0.0, torch.device("cpu"), 0.0, options
+    )
+    assert optimizer.defaults["betas"] == (0.8, 0.9) and optimizer.defaults["amsgrad"] is True
+
+
+def test_layer_decay_scales_every_rate_that_is_set():
+    from models import build_model
+
+    net = build_model("timm:vit_tiny_patch16_224", 10, 32)
+    optimizer = optim.build_optimizer("adamw", net, 0.1, 0.01, torch.device("cpu"), layer_decay=0.5)
+    optim.set_learning_rate(optimizer, 2.0)
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert rates[id(net.head.weight)] == 2.0
+    assert rates[id(net.blocks[11].mlp.fc1.weight)] == pytest.approx(1.0)
+    assert rates[id(net.blocks[0].mlp.fc1.weight)] == pytest.approx(2 * 0.5**12)
+
+
+@pytest.mark.parametrize(
+    "name,options,says",
+    [
+        ("adamm", {}, "did you mean adam"),
+        ("adahessian", {}, "second backward"),
+        ("adam", {"options": ["beta=1"]}, "unexpected keyword argument 'beta'"),
+        ("adam", {"options": ["lr=1"]}, "that is --lr"),
+        ("adam", {"layer_decay": 0.5}, "--layer-decay needs a net that names the order"),
+        ("muon", {}, "is for matrices"),
+    ],
+)
+def test_an_optimizer_that_cannot_be_used_is_refused_by_name(name, options, says):
+    net = torch.nn.BatchNorm1d(2) if name == "muon" else torch.nn.Linear(3, 2)
+    with pytest.raises(UserError, match=says):
+        optim.build_optimizer(name, net, 0.1, 0.0, torch.device("cpu"), **options)
 
 
 # --- atomic files -------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ pytestmark = pytest.mark.slow
 
 EXAMPLES = {
     "own_loop.py": ["--epochs", 2],
+    "wrong_labels.py": [],
     "timm_finetune.py": ["--steps", 2, "--bs", 8],
     "lightning_module.py": ["--epochs", 1],
     "hf_image_classification.py": ["--steps", 2, "--bs", 8, "--out", "run"],
@@ -18,6 +19,7 @@ EXAMPLES = {
 }
 NEEDS = {
     "own_loop.py": "sklearn.datasets",
+    "wrong_labels.py": "sklearn.datasets",
     "timm_finetune.py": "timm",
     "lightning_module.py": "lightning",
     "hf_image_classification.py": "transformers",
@@ -27,9 +29,12 @@ NEEDS = {
 
 @pytest.fixture
 def example(tmp_path, monkeypatch, capsys):
-    """Run an example as a script in an empty folder, where ``rooted_loss`` is this tree's losses."""
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "rooted_loss").symlink_to(ROOT / "losses")
+    """Run an example as a script in an empty folder, where ``rooted_loss`` is what the wheel has."""
+    package = tmp_path / "site" / "rooted_loss"
+    package.mkdir(parents=True)
+    for path in (ROOT / "losses").glob("*.py"):
+        (package / path.name).symlink_to(path)
+    (package / "sklearn").symlink_to(ROOT / "logreg" / "estimator")
     (tmp_path / "text.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 40)
     monkeypatch.syspath_prepend(tmp_path / "site")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")

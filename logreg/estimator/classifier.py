@@ -12,58 +12,51 @@ from sklearn.utils import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
-from .objectives import Objective, check_real
-from .optimizers import minimize, newton_step
-from .scaling import Scaling
-from .separation import COMPLETE, QUASI, separation_at
+from .objectives import Objective, Standardised, check_number
+from .optimizers import minimize
 
-OBJECTIVES = ("rlo", "logistic")
+OBJECTIVES = ("rlo", "root", "logistic")
 SOLVERS = ("lbfgs", "newton")
-# Newton steps continue where L-BFGS stops short of tol: at the precision of float64, or after FEW iterations
-# and 10 times as many as there are weights. For this many weights at most.
+# Where L-BFGS stops short of tol, because its line search compares values whose last digits are gone before the
+# gradient's are, Newton steps continue. For this many weights at most.
 LARGEST_POLISH = 1000
-FEW = 300
-# Far out along a direction that separates, every Newton step moves scores by about 1; at a minimum by nothing.
-UNSETTLED = 0.1
-ENDLESS = "; there is no minimum nearby, the coefficients only stopped growing"
-
-
-def _whole(y):
-    """Nullable whole numbers of pandas as NumPy's: through float64, as scikit-learn has it, 2⁵³ + 1 is 2⁵³."""
-    dtype = getattr(y, "dtype", None)
-    if isinstance(dtype, np.dtype) or getattr(dtype, "kind", "") not in ("i", "u") or y.isna().any():
-        return y
-    return y.to_numpy(dtype=dtype.numpy_dtype)
+# Steps in 1/k from the logistic solution to that of root, and the largest gradient at which the next one begins.
+PATH_STEP, PATH_TOL = 1 / 4, 1e-3
 
 
 class RootedLogisticRegression(LinearClassifierMixin, SparseCoefMixin, BaseEstimator):
     r"""Linear classifier that minimises C · Σ_i s_i φ(ℓ_i) + ½ ‖W‖², the intercept unpenalised.
 
-    ℓ_i is the cross entropy of sample i. φ(ℓ) = k (e^(ℓ/k) − 1) is the rooted logistic objective, φ(ℓ) = ℓ
-    logistic regression, to which it tends as k → ∞. Two classes have one weight vector, more have one each,
-    as in scikit-learn's ``LogisticRegression``. X may be dense or sparse (CSR, never made dense); the
+    ℓ_i is the cross entropy of sample i and p_i = e^(−ℓ_i) the probability of its class. φ is
+
+        logistic    ℓ                      logistic regression
+        rlo         k (p^(−1/k) − 1)       weighs samples on the wrong side up; convex
+        root        k (1 − p^(1/k))        weighs them down and is bounded: against wrong labels; not convex
+
+    and all three agree as k → ∞. Two classes have one weight vector, more have one each,
+    as in scikit-learn's ``LogisticRegression``. X may be dense or sparse (CSR, never made dense); its
     columns need not be scaled, the optimiser does that inside. Computed in float64; what is fitted and returned
     has the dtype of X, float32 or float64. Not offered: the l1 and elastic-net penalties, and with
     them the solvers liblinear, sag and saga; `intercept_scaling`, `dual`, callbacks and array API inputs.
 
     Parameters
     ----------
-    objective : {"rlo", "logistic"}
-    k : float > 0
-        The root; not used by "logistic".
+    objective : {"rlo", "root", "logistic"}
+    k : float > 0, for "root" > 1
+        The root; not used by "logistic". The smaller, the more "root" ignores samples on the wrong side.
     C : float > 0
         Inverse strength of the L2 penalty; ``numpy.inf`` is none.
     fit_intercept : bool
     solver : {"lbfgs", "newton"}
         "newton" forms the Hessian: for few features, many samples and high accuracy.
     tol : float > 0
-        Stops when the largest entry of the gradient of the objective divided by C Σ_i s_i is at most this,
-        scikit-learn's rule, both in the units of X and in those in which every column has size 1.
+        Stops when the largest entry of the gradient of the objective divided by C Σ_i s_i, scikit-learn's
+        rule, is at most this, in the units in which every column of X has mean 0 and standard deviation 1.
     max_iter : int ≥ 0
     class_weight : dict, "balanced" or None
-        Class → factor of its samples' weights; "balanced": n_samples / (n_classes · count).
+        Class → factor of its samples' weights; "balanced": Σ_i s_i / (n_classes · Σ_(i of the class) s_i).
     warm_start : bool
-        Start the next fit from this one's coefficients.
+        Start the next fit from this one's coefficients. "root" may then end elsewhere than after a cold start.
 
     Attributes
     ----------
@@ -72,6 +65,8 @@ class RootedLogisticRegression(LinearClassifierMixin, SparseCoefMixin, BaseEstim
     intercept_ : ndarray, shape (1,) or (n_classes,)
     k_ : float
         The root that the coefficients were fitted with; infinity for "logistic".
+    logit_scale_ : float
+        1 + 1/k for "rlo", 1 − 1/k for "root", 1 for "logistic".
     n_iter_ : ndarray of int, shape (1,)
     n_features_in_ : int
     feature_names_in_ : ndarray of str
@@ -79,20 +74,28 @@ class RootedLogisticRegression(LinearClassifierMixin, SparseCoefMixin, BaseEstim
 
     Notes
     -----
-    The rooted objective is minimised, over all functions and for true class probabilities η, where
-    η_c ∝ p_c^(1 + 1/k) with p = softmax(z): mistakes weigh more than in cross entropy, so the logits z are
-    more cautious. ``predict_proba`` undoes this and returns softmax((1 + 1/k) z). docs/losses.md has the
-    derivation.
+    "root" is not convex. A fit is deterministic all the same: it starts at the logistic solution and follows the
+    stationary point while 1/k grows from 0 in steps of at most 1/4 (to a gradient of 1e-3 on the way). Where it
+    ends the gradient is below `tol`, which proves a stationary point and no more; there may be lower ones.
+
+    Over all functions and for true class probabilities η, the minimisers have η_c ∝ p_c^a with p = softmax(z)
+    and a = 1 + 1/k for "rlo", whose logits z are more cautious than those of cross entropy, a = 1 − 1/k for
+    "root", whose logits are bolder. ``predict_proba`` undoes this and returns softmax(a z). For k ≤ 1 "root"
+    has no such minimiser. docs/losses.md has the derivation.
+
+    In statistics "root" is γ-logistic regression with γ = 1/(k − 1), in the units of the corrected logits.
 
     References
     ----------
     Wang, Veluswami, Mishra, Ravi: Accelerated Neural Network Training with Rooted Logistic Objectives,
     arXiv 2310.03890 (2023).
+    Hung, Jou, Huang: Robust mislabel logistic regression without modeling mislabel probabilities,
+    arXiv 1608.04503 (2016).
 
     Examples
     --------
     >>> from sklearn.datasets import load_wine
-    >>> from models import RootedLogisticRegression
+    >>> from rooted_loss.sklearn import RootedLogisticRegression
     >>> X, y = load_wine(return_X_y=True)
     >>> RootedLogisticRegression(k=3).fit(X, y).score(X, y) > 0.95
     True
@@ -131,181 +134,112 @@ class RootedLogisticRegression(LinearClassifierMixin, SparseCoefMixin, BaseEstim
         Raises
         ------
         ValueError
-            For a parameter out of range, NaN or infinity in X, fewer than two classes in y, or a column so small
-            that its coefficient overflows the dtype of X.
+            For a parameter out of range, NaN or infinity in X, or fewer than two classes in y.
 
         Warns
         -----
         ConvergenceWarning
-            When `max_iter` iterations, or float64, were not enough for `tol`; and when there is no minimum, or
-            none that `tol` could see: because the classes are separable, were it in part, and there is next to no
-            penalty, or because a class has next to no weight and its intercept falls for ever. (With a finite C
-            and separable in part, or a class that is only rare: for up to 1,000 weights.)
+            When `max_iter` iterations, or float64, were not enough for `tol`; and when C is infinite and the
+            classes are separable, so that there is no minimum.
         """
         self._check_parameters()
-        dtypes = [np.float64, np.float32]
-        X, y = validate_data(self, X, _whole(y), accept_sparse="csr", dtype=dtypes, order="C")
+        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32], order="C")
         check_classification_targets(y)
         classes, codes = np.unique(y, return_inverse=True)
         if len(classes) < 2:
             raise ValueError(f"y must hold at least two classes, got one class only: {classes[0]!r}")
         weight = self._sample_weight(sample_weight, X, y, classes, codes)
-        k = float(self.k) if self.objective == "rlo" else None
-        with np.errstate(over="ignore", divide="ignore"):
-            total = weight.sum()
-            l2 = 1 / (self.C * total)
-        if not (np.isfinite(total) and np.isfinite(l2)):
-            raise ValueError(
-                f"the sum of the weights, {total:.3g}, or 1 / (C · sum), {l2:.3g}, is not finite: change C "
-                f"({self.C:.3g}) or the unit of the weights"
-            )
-        if (weight == 0).any():  # as if such samples were not there, whatever they hold
-            seen = weight > 0
-            X, codes, weight = X[seen], codes[seen], weight[seen]
-        # Curvature of φ at 0, where the average sample has p = 1/C.
-        bend = 0.25 if k is None else 0.25 * (1 + 1 / k) * len(classes) ** min(1 / k, 50)
-        scaling = Scaling(X, weight / total, l2, bend, centre=bool(self.fit_intercept))
         objective = Objective(
-            scaling.X,
-            codes,
-            len(classes),
-            k=k,
-            l2=scaling.l2,
-            fit_intercept=bool(self.fit_intercept),
-            sample_weight=weight,
-            centre=scaling.centre,
-        )
-        w, n_iter, converged = self._solve(objective, scaling, self._start(classes, objective, scaling))
-        self._warn_if_endless(objective, w, classes, converged)
-        with np.errstate(over="ignore", invalid="ignore"):
-            coef, intercept = (a.astype(X.dtype) for a in scaling.outwards(w, objective.rows))
-        if not (np.isfinite(coef).all() and np.isfinite(intercept).all()):
-            column = int(np.argmin(scaling.d))
-            raise ValueError(f"column {column} is so small that its weights overflow {X.dtype}: rescale it")
-        self.classes_, self.coef_, self.intercept_ = classes, coef, intercept
-        self.k_ = np.inf if k is None else float(k)
+            X.astype(np.float64, copy=False), codes, len(classes), self.k, self.objective,
+            l2=1 / (self.C * weight.sum()), fit_intercept=self.fit_intercept, sample_weight=weight,
+        )  # fmt: skip
+        scaled = Standardised(objective)
+        result, n_iter = self._solve(scaled, self._start(scaled, classes))
+        if np.isinf(self.C) and objective.smallest_margin(scaled.outwards(result.w)) > 0:
+            warnings.warn(
+                "the classes are separable and C is infinite, so there is no minimum: give a finite C",
+                ConvergenceWarning, stacklevel=2,
+            )  # fmt: skip
+        W = scaled.outwards(result.w).reshape(objective.rows, -1).astype(X.dtype)
+        d = X.shape[1]
+        self.classes_, self.coef_ = classes, W[:, :d]
+        self.intercept_ = W[:, d] if self.fit_intercept else np.zeros(len(W), X.dtype)
+        self.k_ = np.inf if self.objective == "logistic" else float(self.k)
+        self.logit_scale_ = 1 + objective.power
         self.n_iter_ = np.array([n_iter], dtype=np.int32)
         return self
 
     def _sample_weight(self, sample_weight, X, y, classes, codes):
         """Weights of the samples times those of their classes, float64."""
-        if sample_weight is not None:
-            sample_weight = _check_sample_weight(sample_weight, X, dtype=np.float64)
-            if sample_weight.min() < 0 or not sample_weight.any():
-                raise ValueError("sample_weight must be ≥ 0, and > 0 for at least one sample")
-        weight = np.ones(X.shape[0]) if sample_weight is None else sample_weight
-        if self.class_weight is not None:
-            options = {} if sample_weight is None else {"sample_weight": sample_weight}
-            with np.errstate(divide="ignore"):
-                factor = compute_class_weight(self.class_weight, classes=classes, y=y, **options)
-            if not np.isfinite(factor).all():
-                wrong = int(np.argmin(np.isfinite(factor)))
-                raise ValueError(f"class_weight gives class {classes[wrong]} the weight {factor[wrong]}")
-            weight = weight * factor[codes]
-            if weight.min() < 0 or not weight.any():
-                raise ValueError("class_weight must be ≥ 0, and > 0 for at least one class in y")
+        weight = _check_sample_weight(sample_weight, X, dtype=np.float64)
+        if weight.min() < 0 or not weight.any():
+            raise ValueError("sample_weight must be ≥ 0, and > 0 for at least one sample")
+        if isinstance(self.class_weight, str) and self.class_weight == "balanced":
+            # By hand: compute_class_weight takes sample weights from scikit-learn 1.7 on.
+            total = np.bincount(codes, weight)
+            factor = weight.sum() / (len(classes) * np.where(total > 0, total, np.inf))
+        else:
+            factor = compute_class_weight(self.class_weight, classes=classes, y=y)
+        weight = weight * factor[codes]
+        if not (weight.min() >= 0 and 0 < weight.sum() < np.inf):
+            raise ValueError("class_weight must be finite, ≥ 0, and > 0 for at least one class in y")
         return weight
 
-    def _start(self, classes, objective, scaling):
-        """The last fit's weights with warm_start, where they fit and are better than zeros; else None."""
-        shape = objective.rows, len(scaling.d)
-        if not self.warm_start or getattr(self, "coef_", None) is None or self.coef_.shape != shape:
-            return None
-        self.densify()
-        intercept = self.intercept_.astype(float) if self.fit_intercept else None
-        with np.errstate(over="ignore", invalid="ignore"):  # weights for columns of another unit
-            start = scaling.inwards(self.coef_.astype(float), intercept)
-            value = objective.value_and_gradient(start)[0]
-        return start if value <= objective.value_and_gradient(np.zeros_like(start))[0] else None
+    def _start(self, scaled, classes):
+        """The last fit's weights with warm_start, where classes and features are the same; else None."""
+        if self.warm_start and hasattr(self, "coef_") and np.array_equal(self.classes_, classes):
+            coef = self.densify().coef_.astype(np.float64)
+            if coef.shape[1] == len(scaled.d):
+                return scaled.inwards(coef, self.intercept_)
+        return None
 
     def _check_parameters(self):
-        for name, known in (("objective", OBJECTIVES), ("solver", SOLVERS)):
-            value = getattr(self, name)
-            if value not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
-        for name, largest in (("C", np.inf), ("tol", np.finfo(float).max)):
-            value = getattr(self, name)
-            if not (isinstance(value, Real) and 0 < value <= largest):
-                raise ValueError(f"{name} must be a number > 0, got {value!r}")
-        for name in ("fit_intercept", "warm_start"):
-            value = getattr(self, name)
-            if not isinstance(value, (bool, np.bool_)) and value not in (0, 1):  # "False" is no False
-                raise ValueError(f"{name} must be True or False, got {value!r}")
-        if self.objective == "rlo":
-            check_real("k", self.k, 0, inclusive=False)
+        for name, choices in (("objective", OBJECTIVES), ("solver", SOLVERS)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+        if not (isinstance(self.C, Real) and self.C > 0):
+            raise ValueError(f"C must be a number > 0, got {self.C!r}")
+        check_number("tol", self.tol, 0)
         if not (isinstance(self.max_iter, Integral) and self.max_iter >= 0):
             raise ValueError(f"max_iter must be an integer ≥ 0, got {self.max_iter!r}")
 
-    def _solve(self, objective, scaling, start):
-        """The scaled weights, the number of iterations, and whether the gradient is below tol; else it warns."""
-
-        def largest(gradient):
-            return scaling.largest_gradient(gradient, objective.rows, self.tol, objective.mean_slope)
-
-        options = {"tol": self.tol, "measure": largest}
-        polish = self.solver == "lbfgs" and objective.size <= LARGEST_POLISH
-        limit = min(self.max_iter, max(FEW, 10 * objective.size)) if polish else self.max_iter
-        result = minimize(self.solver, objective, max_iter=limit, start=start, **options)
-        n_iter = result.iterations
-        if polish and result.status != "converged" and n_iter < self.max_iter:
-            # L-BFGS compares values, whose last digits are gone before the gradient's are; and so many of its
-            # iterations cost more than Newton's few.
-            left = self.max_iter - n_iter
-            result = minimize("newton", objective, max_iter=left, start=result.w, **options)
-            n_iter += result.iterations
+    def _solve(self, scaled, start):
+        """The optimiser's result and the number of iterations; warns unless the gradient is below tol."""
+        n_iter, power = 0, scaled.objective.power
+        path = [power]
+        if power < 0 and start is None:
+            path = np.linspace(0, power, 1 + int(np.ceil(-power / PATH_STEP)))
+        solvers = [self.solver] + ["newton"] * (scaled.size <= LARGEST_POLISH)
+        for scaled.objective.power in path:
+            tol = self.tol if scaled.objective.power == power else max(self.tol, PATH_TOL)
+            for solver in solvers:
+                result = minimize(
+                    solver, scaled, tol=tol, max_iter=self.max_iter - n_iter, start=start,
+                    norm=lambda gradient: np.abs(gradient).max(),
+                )  # fmt: skip
+                n_iter, start = n_iter + result.iterations, result.w
+                if result.status != "stalled":
+                    break
         if result.status != "converged":
-            advice = (
-                f"increase max_iter ({self.max_iter})"
-                if n_iter >= self.max_iter
-                else "raise tol, C may be too large"
-            )
+            # The first words are scikit-learn's own, which its users' filters look for.
             words = "lbfgs failed to" if self.solver == "lbfgs" else "Newton solver did not"
-            message = (
-                f"{words} converge after {n_iter} iteration{'(s)' if self.solver == 'lbfgs' else 's'}: the "
-                f"largest entry of the gradient is {result.gradient_norms[-1]:.1e}, tol is {self.tol:g}; {advice}"
+            advice = (
+                f"increase max_iter ({self.max_iter})" if n_iter >= self.max_iter else "raise tol, or lower C"
             )
-            warnings.warn(message, ConvergenceWarning, stacklevel=3)
-        return result.w, n_iter, result.status == "converged"
-
-    def _warn_if_endless(self, objective, w, classes, converged):
-        """Say so where moving along some direction lowers the objective for ever, or beyond what tol can see."""
-        share = np.bincount(objective.labels, objective.share, len(classes))
-        W = w.reshape(objective.rows, -1)[:, : objective.X.shape[1]]
-        faint = np.abs(objective.l2 * W).max(initial=0) <= self.tol
-        rare = bool(self.fit_intercept) and share.min() <= self.tol / UNSETTLED
-        message = ""
-        if self.fit_intercept and not share.all():
-            message = f"class {classes[share == 0][0]} has no weight: leave its samples out{ENDLESS}"
-        elif np.isinf(self.C):
-            kind = separation_at(objective, w)
-            if kind in (COMPLETE, QUASI):
-                message = f"the classes are {kind} and C is infinite: give a finite C{ENDLESS}"
-        if not message and (faint or rare):
-            apart = faint and objective.smallest_margin(w) > 0
-            move = np.inf if apart else 0.0  # of a score, by one more Newton step
-            if converged and objective.size <= LARGEST_POLISH:
-                step = newton_step(objective, w, objective.value_and_gradient(w)[1])
-                move = np.abs(objective.scores(w + step) - objective.scores(w)).max()
-            if move > UNSETTLED and apart:
-                message = (
-                    f"the classes are separable and tol is too large for the penalty: lower C or tol{ENDLESS}"
-                )
-            elif move > UNSETTLED:
-                unseen = f"class {classes[share.argmin()]}" if rare else "the penalty"
-                message = (
-                    f"tol is too large for {unseen} to be seen: lower {'' if rare else 'C or '}tol; one more Newton "
-                    f"step would move a score by {move:.2g}"
-                )
-        if message:
-            warnings.warn(message, ConvergenceWarning, stacklevel=3)
+            warnings.warn(
+                f"{words} converge after {n_iter} iteration(s): the largest entry of the gradient is "
+                f"{result.gradient_norms[-1]:.1e}, tol is {self.tol:g}; {advice}",
+                ConvergenceWarning, stacklevel=3,
+            )  # fmt: skip
+        return result, n_iter
 
     def predict_log_proba(self, X):
         """Logarithm of :meth:`predict_proba`, precise where that rounds to 0 or 1."""
         scores = self.decision_function(X)
         if scores.ndim == 1:
             scores = np.column_stack([np.zeros_like(scores), scores])
-        return log_softmax(scores * scores.dtype.type(1 + 1 / self.k_), axis=1)
+        return log_softmax(scores * scores.dtype.type(self.logit_scale_), axis=1)
 
     def predict_proba(self, X):
-        """Class probabilities softmax((1 + 1/k) z), for logistic softmax(z); shape (n_samples, n_classes)."""
+        """Class probabilities softmax(`logit_scale_` · z), shape (n_samples, n_classes)."""
         return np.exp(self.predict_log_proba(X))

@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import scipy.optimize
 
-from .objectives import one_torch_thread
-
 ARMIJO = 1e-4
 # A value this many times the first one is not a detour any more.
 DIVERGED = 1e6
@@ -80,64 +78,23 @@ def nesterov(objective, w, observe, step):
             x, y, t = ahead, ahead + (t - 1) / following * (ahead - x), following
 
 
-def polyak(objective, w, observe, fmin):
-    """Polyak's step: w ← w − (F − F*) / ‖∇F‖² · ∇F, with F* = `fmin`.
-
-    For a convex F each step comes nearer to every minimiser, without any bound on the curvature. It ends
-    (``stalled``) where F is no longer above F*. An F* below the minimum makes steps that stay too long.
-
-    References
-    ----------
-    Polyak: Minimization of unsmooth functionals, 1969.
-    """
-    while True:
-        value, gradient = objective.value_and_gradient(w)
-        if observe(w, value, gradient) or value <= fmin:
-            return
-        # Divided twice, since on the way to a loss of 0 the square of the norm underflows first.
-        norm = np.linalg.norm(gradient)
-        w = w - (value - fmin) / norm * (gradient / norm)
-
-
-def normalised(objective, w, observe, step):
-    """Gradient descent on log F: w ← w − step · ∇F / F; without `step` by 1 / (c F + l2).
-
-    c is ``objective.relative_curvature()``: F ≤ F(w) implies ∇²F ≤ c F(w) + l2, so that each step descends, for
-    rlo too, whose curvature has no bound. As F → 0 on separable data the margin comes within O(1/t) of the
-    largest, where gradient descent on F has O(1/log t).
-
-    References
-    ----------
-    Ji, Telgarsky: Characterizing the implicit bias via a primal-dual analysis, 2021.
-    """
-    curvature, l2 = objective.relative_curvature(), np.max(objective.l2)
-    while True:
-        value, gradient = objective.value_and_gradient(w)
-        if observe(w, value, gradient) or value <= 0:
-            return
-        w = w - gradient * (1 / (curvature * value + l2) if step is None else step / value)
-
-
 class _Done(Exception):
     """Leaves SciPy's loop from its callback, in every version of SciPy."""
 
 
 def lbfgs(objective, w, observe):
     """SciPy's L-BFGS-B, stopped by `observe` only: its own tolerances are zero."""
-    last = {}
+    last = {"w": None}
 
     def evaluate(w):
-        last["w"], (last["value"], last["gradient"]) = w.copy(), objective.value_and_gradient(w)
+        if not np.array_equal(w, last["w"]):
+            last["w"], (last["value"], last["gradient"]) = w.copy(), objective.value_and_gradient(w)
         return last["value"], last["gradient"]
 
     def callback(w):
-        # The accepted point is nearly always the one evaluated last.
-        if not np.array_equal(w, last["w"]):
-            evaluate(w)
-        if observe(last["w"], last["value"], last["gradient"]):
+        if observe(w.copy(), *evaluate(w)):  # nearly always the point that was evaluated last
             raise _Done
 
-    evaluate(w)
     try:
         callback(w)
         options = {"maxiter": 10**9, "maxfun": 10**9, "maxls": 50, "gtol": 0.0, "ftol": 0.0}
@@ -146,27 +103,23 @@ def lbfgs(objective, w, observe):
         pass
 
 
-def newton_step(objective, w, gradient):
-    """−H⁻¹ ∇F at `w`, a new ndarray.
-
-    Directions in which the Hessian is flat to rounding (the unused pixels of digits, the common shift of all
-    classes) are left alone: there the gradient is rounding too.
-    """
-    curvature, basis = np.linalg.eigh(objective.hessian(w))
-    steep = curvature > curvature[-1] * len(curvature) * np.finfo(float).eps
-    basis, curvature = basis[:, steep], curvature[steep]
-    return -basis @ ((basis.T @ gradient) / curvature)
-
-
 def newton(objective, w, observe):
-    """Newton's method, damped: steps halved from 1 until Armijo's rule holds."""
+    """Newton's method, damped: steps halved from 1 until Armijo's rule holds.
+
+    Eigenvalues of the Hessian are taken by their size, so that a step descends where F is not convex.
+    Directions in which it is flat to rounding (the unused pixels of digits, the common shift of all classes)
+    are left alone: there the gradient is rounding too.
+    """
+    eps = np.finfo(float).eps
     value, gradient = objective.value_and_gradient(w)
-    idle = 0
     while not observe(w, value, gradient):
-        direction = newton_step(objective, w, gradient)
+        curvature, basis = np.linalg.eigh(objective.hessian(w))
+        curvature = np.abs(curvature)
+        steep = curvature > curvature.max() * len(curvature) * eps
+        direction = -basis[:, steep] @ ((basis[:, steep].T @ gradient) / curvature[steep])
         slope = gradient @ direction
         # Next to the minimum the decrease drowns in the value's own rounding, which must not stop the step.
-        rounding = 8 * np.finfo(float).eps * abs(value)
+        rounding = 1e-10 * abs(value)
         step = 1.0
         while True:
             ahead = w + step * direction
@@ -176,79 +129,44 @@ def newton(objective, w, observe):
             step /= 2
             if step < 1e-12:
                 return
-        # At the end of float64 neither value nor gradient fall any more, whatever `observe` waits for.
-        lower = value_ahead < value - rounding or np.abs(gradient_ahead).max() < 0.5 * np.abs(gradient).max()
-        idle = 0 if lower else idle + 1
-        if idle > 3:
+        # At the end of float64 neither the value nor the gradient falls any more, whatever `observe` waits for.
+        if value_ahead >= value - rounding and np.abs(gradient_ahead).max() > 0.5 * np.abs(gradient).max():
             return
         w, value, gradient = ahead, value_ahead, gradient_ahead
 
 
-OPTIMIZERS: dict[str, Callable[..., None]] = {
-    "gd": gd,
-    "nesterov": nesterov,
-    "lbfgs": lbfgs,
-    "newton": newton,
-    "polyak": polyak,
-    "normalised": normalised,
-}
+OPTIMIZERS: dict[str, Callable[..., None]] = {f.__name__: f for f in (gd, nesterov, lbfgs, newton)}
 
 
 def minimize(
-    name, objective, *, tol, max_iter, lr=None, fmin=0.0, start=None, measure=np.linalg.norm, on_iterate=None
+    name, objective, *, tol, max_iter, lr=None, start=None, norm=np.linalg.norm, on_iterate=None
 ) -> Result:
-    """Minimise `objective` with the optimiser called `name`.
+    """Minimise `objective` with the optimiser called `name`, from `start` or zero, until `norm`(gradient) ≤ tol.
 
-    Parameters
-    ----------
-    name : str
-        One of ``OPTIMIZERS``.
-    objective
-        Has ``size``, ``value_and_gradient(w)``, for newton ``hessian(w)``, for gd and nesterov without `lr`
-        ``lipschitz()``, for normalised ``relative_curvature()`` and ``l2``.
-    tol : float > 0
-        Done when the `measure` of the gradient is at most this.
-    max_iter : int ≥ 0
-    lr : float > 0, optional
-        The step of gd and nesterov, 1/L unless given; of normalised, in log F, 1/(c + l2/F) unless given.
-    fmin : float
-        The minimum F* that polyak steps towards.
-    start : ndarray, shape (size,), optional
-        Where to begin; zero unless given.
-    measure : callable
-        Gradient → float; the Euclidean norm unless given.
-    on_iterate : callable, optional
-        Called without arguments after every iteration (progress).
-
-    Returns
-    -------
-    Result
-        ``diverged`` where a value is not finite or 10⁶ times the first one, or where after `max_iter`
-        iterations it is above the first one.
+    `objective` has ``size``, ``value_and_gradient(w)``, for newton ``hessian(w)``, and for gd and nesterov, whose
+    step is 1/L unless `lr` is given, ``lipschitz()``. `on_iterate()` is called after every iteration. The status
+    is ``diverged`` where a value is not finite or 10⁶ times the first one, or where after `max_iter` iterations it
+    is above the first one.
     """
     options = {}
     if name in ("gd", "nesterov"):
         options["step"] = 1 / objective.lipschitz() if lr is None else lr
-    elif name == "normalised":
-        options["step"] = lr
-    elif name == "polyak":
-        options["fmin"] = fmin
     w = np.zeros(objective.size) if start is None else start
     result = Result(w)
     began = time.perf_counter()
 
     def observe(w, value, gradient) -> bool:
-        norm = float(measure(gradient))
+        size = float(norm(gradient))
         result.w = w
         result.values.append(value)
-        result.gradient_norms.append(norm)
+        result.gradient_norms.append(size)
         result.seconds.append(time.perf_counter() - began)
         if on_iterate is not None and result.iterations:
             on_iterate()
         first = result.values[0]
-        if not (math.isfinite(value) and math.isfinite(norm)) or value > DIVERGED * (1 + first):
+        if not (math.isfinite(value) and math.isfinite(size)) or value > DIVERGED * (1 + first):
             result.status = "diverged"
-        elif norm <= tol:
+        elif size <= tol:
             result.status = "converged"
         elif result.iterations >= max_iter:
             result.status = "max_iter" if value <= first else "diverged"
@@ -257,6 +175,6 @@ def minimize(
         return True
 
     # A diverging run overflows on its way; `observe` says so in words.
-    with one_torch_thread(), np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         OPTIMIZERS[name](objective, w, observe, **options)
     return result
