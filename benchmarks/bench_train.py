@@ -103,7 +103,8 @@ def measure(args, net, device):
     batch = next(iter(ours.data.train))
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    ours.epoch(batches=Repeated(batch, WARM_UP + 2))  # compiles, records a graph, warms up
+    # Compiles, and records a graph.
+    ours.epoch(batches=Repeated(batch, WARM_UP + 2 if args.graph == "on" else 2))
     memory = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else None
     baseline = Baseline(args, net, device)
     with FlopCounterMode(display=False) as counter:  # of an eager step; ours multiplies the same

@@ -19,21 +19,20 @@ pytestmark = [
     ),
 ]
 
-# Flags of a step, and the kernels it may launch: some 3 % more than when this was written, and the 50 of the sums
-# at the end of an epoch.
+# Flags of a step, and the kernels it may launch: 3 % more than when this was written.
 STEPS = [
-    ("--net vit --loss root", 1180),
-    ("--net vit_tiny --loss rlo --opt adamw --cache ram --randaug", 598),
-    ("--net vgg11 --loss focal --clip-grad 1 --cache ram --imbalance 0.5 --class-weights balanced", 268),
-    ("--net swin_tiny --loss rlo --label-smoothing 0.1 --warmup 0.5", 1610),
-    ("--net cait --loss root --opt sgd --clip-grad 1 --patch 8", 1035),
-    ("--net resnet20 --loss root --accumulate 3 --mixup 0.2 --k-end 8", 1370),
-    ("--net resnet20 --loss ce --opt sgd --label-noise 0.4 --ema 0.9 --cutmix 1 --noamp --noaug", 315),
-    ("--net vgg11 --loss focal --opt sgd --amp fp16", 228),
-    ("--net vit_tiny --loss poly1 --clip-grad 1 --label-noise 0.2 --amp fp16", 560),
-    ("--net timm:resnet10t --loss rlo --freeze --size 48", 198),
-    ("--net resnet20 --loss sce --dataset folder:images --size 96 --val-split 0.3", 300),
-    ("--net vgg11 --loss root --k-end 5 --graph on", 25),
+    ("--net vit --loss root", 1157),
+    ("--net vit_tiny --loss rlo --opt adamw --cache ram --randaug", 912),
+    ("--net vgg11 --loss focal --clip-grad 1 --cache ram --imbalance 0.5 --class-weights balanced", 240),
+    ("--net swin_tiny --loss rlo --label-smoothing 0.1 --warmup 0.5", 1604),
+    ("--net cait --loss root --opt sgd --clip-grad 1 --patch 8", 995),
+    ("--net resnet20 --loss root --accumulate 3 --mixup 0.2 --k-end 8", 1350),
+    ("--net resnet20 --loss ce --opt sgd --label-noise 0.4 --ema 0.9 --cutmix 1 --noamp --noaug", 263),
+    ("--net vgg11 --loss focal --opt sgd --amp fp16", 202),
+    ("--net vit_tiny --loss poly1 --clip-grad 1 --label-noise 0.2 --amp fp16", 529),
+    ("--net timm:resnet10t --loss rlo --freeze --size 48", 178),
+    ("--net resnet20 --loss sce --dataset folder:images --size 96 --val-split 0.3", 422),
+    ("--net vgg11 --loss root --k-end 5 --graph on", 24),
     ("--net vgg11 --loss apl --graph on --ema 0.9 --amp fp16 --mixup 0.2", 35),
 ]
 # All that STEPS is a sample of: every family of nets is in it, every loss, and each of these.
@@ -94,8 +93,8 @@ def test_a_step_never_waits_mixes_no_devices_can_be_deterministic_and_keeps_to_i
         assert not graphed or row["of_test"] <= REPLAYED_TEST, (flags, row["of_test"])
 
 
-def test_randaugment_costs_sixty_kernels_and_precision_follows_what_the_gpu_computes_in(stand_in, tmp_path):
-    cases = [{"flags": f"--bs 512 --net vgg11{more}", "images": 512} for more in ("", " --randaug")]
+def test_randaugment_never_waits_and_precision_follows_what_the_gpu_computes_in(stand_in, tmp_path):
+    cases = [{"flags": f"--bs 512 --net vgg11{more}", "images": 1024} for more in ("", " --randaug")]
     gpus = {"V100": [7, 0], "T4": [7, 5], "A100": [8, 0], "H100": [9, 0]}
     choices = [[capability, amp] for capability in gpus.values() for amp in ("auto", "bf16", "fp16", "off")]
     (plain, augmented), said = fakecuda.scenarios(stand_in, tmp_path, steps=cases, precisions=choices)
