@@ -28,7 +28,7 @@ STEPS = [
     ("--net cait --loss root --opt sgd --clip-grad 1 --patch 8", 995),
     ("--net resnet20 --loss root --accumulate 3 --mixup 0.2 --k-end 8", 1350),
     ("--net resnet20 --loss ce --opt sgd --label-noise 0.4 --ema 0.9 --cutmix 1 --noamp --noaug", 263),
-    ("--net vgg11 --loss focal --opt sgd --amp fp16", 202),
+    ("--net lenet --loss focal --opt sgd --amp fp16", 126),
     ("--net vit_tiny --loss poly1 --clip-grad 1 --label-noise 0.2 --amp fp16", 529),
     ("--net timm:resnet10t --loss rlo --freeze --size 48", 178),
     ("--net resnet20 --loss sce --dataset folder:images --size 96 --val-split 0.3", 422),
@@ -41,7 +41,7 @@ SAMPLED = (
     "--label-noise", "--amp fp16", "--noamp", "--k-end", "--mixup", "--cutmix", "--ema", "--val-split", "--freeze",
     "--label-smoothing", "--class-weights", "--graph on",
 )  # fmt: skip
-RANDAUGMENT = 60
+RANDAUGMENT = 505  # kernels that it adds to a step: twice 26 operations, some 10 each
 REPLAYED_TEST = 5  # kernels of a test batch under --graph: its copies
 
 
