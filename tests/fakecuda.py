@@ -309,11 +309,14 @@ if __name__ == "__main__":
                     run(*args, **options)
                     return list(mode.events)
 
-                for _ in range(WARM_UP if training.trainer.graphed else 1):
-                    training.epoch(steps=2)  # makes the optimiser's state, and records a graph
-                short, epoch = (seen(training.epoch, 1, steps=steps) for steps in (1, 0))
+                training.epoch(steps=1)  # makes the optimiser's state
                 batch, count = next(iter(training.data.test)), len(training.data.train)
-                tests = [seen(training.test, batches=[batch] * n) for n in (WARM_UP + 2, 1, 4)]
+                if training.trainer.graphed:  # records its graphs
+                    for _ in range(WARM_UP):
+                        training.epoch()
+                    training.test(batches=[batch] * (WARM_UP + 1))
+                short, epoch = (seen(training.epoch, 1, steps=steps) for steps in (1, 0))
+                one_test, tests = (seen(training.test, batches=[batch] * n) for n in (1, 3))
             metered = [e for e in epoch if (e.where[:15], e.function) == ("engine/meter.py", "update")]
             lines = Counter()  # kernels of a step: of an epoch's steps but the first
             for events, sign in ((epoch, 1), (short, -1)):
@@ -323,9 +326,9 @@ if __name__ == "__main__":
                 "kernels": lines.total(), "by_line": dict(lines.most_common(40)),
                 "meter": sum(e.kernels for e in metered) / len(training.trainer.meter.sizes),
                 "norms": sum(e.op == "_foreach_norm" for e in epoch) / count,
-                "of_test": (sum(e.kernels for e in tests[2]) - sum(e.kernels for e in tests[1])) / 3,
+                "of_test": (sum(e.kernels for e in tests) - sum(e.kernels for e in one_test)) / 2,
                 "varies": sorted({f"{e.where} {e.op}" for e in epoch if e.varies}),
-                "waits": [waits(short), waits(epoch)], "test_waits": [waits(tests[1]), waits(tests[2])],
+                "waits": [waits(short), waits(epoch)], "test_waits": [waits(one_test), waits(tests)],
             })  # fmt: skip
         return rows
 
