@@ -94,6 +94,27 @@ def cores() -> int:
     return max(1, cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE") or 1))
 
 
+def pick_device(name: str, local_rank: int = 0) -> Any:
+    """The device of that name, or the first of cuda, mps, cpu; UserError if it is not there."""
+    import torch
+
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(n for n, there in available.items() if there)
+    if not available[name]:
+        there = ", ".join(n for n, yes in available.items() if yes)
+        raise UserError(f"--device {name} is not available on this machine; available: {there}")
+    if name != "cuda":
+        return torch.device(name)
+    if local_rank >= torch.cuda.device_count():
+        raise UserError(
+            f"process {local_rank} of this machine has no GPU: torchrun --nproc_per_node must be at most "
+            f"{torch.cuda.device_count()} here"
+        )
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)
+
+
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Let `write` fill a temporary file, then put it in the place of `path` in one step.
 
@@ -143,56 +164,38 @@ def may_replace(path: str | os.PathLike, beginning: bytes) -> bool:
         return re.match(beginning + rb"|\Z", file.read(1000)) is not None
 
 
-def load_tensors(path: Path, safe_globals: Iterable[Any] = ()) -> object:
-    """What ``torch.save`` wrote to `path`, on the CPU: checksums tested, no code run.
+def load_tensors(path: str | os.PathLike) -> object:
+    """What ``torch.save`` wrote to `path`, on the CPU; no code is run, and the checksums are tested.
 
-    Parameters
-    ----------
-    path : path
-    safe_globals : iterable of classes
-        Plain data that ``weights_only=True`` may build besides its own.
+    ``argparse.Namespace`` is allowed: training scripts keep their flags in one beside the weights.
 
     Raises
     ------
     UserError
-        ``"<path> <what is wrong>"``: not there, damaged, compressed (a zip bomb?), or it would run code.
+        The file is not there, is damaged, or would run code when loaded.
     """
     import torch
 
     if not os.path.isfile(path):  # pathlib raises for names too long
         raise UserError(f"{path} is {'a directory' if os.path.isdir(path) else 'not there'}")
     try:
-        with warnings.catch_warnings():  # what torch would warn of, the errors below say
-            warnings.simplefilter("ignore")
-            if zipfile.is_zipfile(path):  # torch does not look at the checksums that it wrote
-                with zipfile.ZipFile(path) as archive:
-                    if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
-                        raise ValueError("it is compressed, which torch.save never does")
-                    damaged = archive.testzip()
-                if damaged:
-                    raise ValueError(f"the checksum of {damaged} is wrong")
-            with torch.serialization.safe_globals(list(safe_globals)):
-                return torch.load(path, map_location="cpu", weights_only=True)
+        # torch writes checksums and does not read them
+        damaged = zipfile.ZipFile(path).testzip() if zipfile.is_zipfile(path) else None
+        if damaged:
+            raise ValueError(f"the checksum of {damaged} is wrong")
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what torch warns of, the errors below say
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        foreign = []
-        with suppress(Exception):  # damaged, or the format before torch 1.6: then nobody knows
-            foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-            foreign = sorted(set(foreign) - {_global_name(item) for item in safe_globals})
-        what = f"; in the way: {', '.join(foreign[:3])}" if foreign else ""
+        # torch's own message advises to load it unsafely
+        foreign = re.search(r"GLOBAL (\S+)", str(error))
+        what = f" ({foreign[1]})" if foreign else ""
         raise UserError(
             f"{path} is not a file of plain tensors: it is damaged, or would run code when loaded{what}"
         ) from error
     except Exception as error:  # a damaged file can fail anywhere in zip, pickle or tensor decoding
-        reason = one_line(error, 200)
-        if not str(error).strip() or isinstance(
-            error, LookupError
-        ):  # torch's pickle reader met a byte it does not know
-            reason = "not a checkpoint, or not all of it"
+        reason = one_line(str(error) or type(error).__name__, 100)
         raise UserError(f"{path} is damaged: it cannot be read ({reason})") from error
-
-
-def _global_name(item) -> str:
-    return item[1] if isinstance(item, tuple) else f"{item.__module__}.{item.__qualname__}"
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -337,7 +340,3 @@ def number(kind: type, low: float, high: float = math.inf, *, above: bool = Fals
         return value
 
     return parse
-
-
-def local_world_size() -> int:
-    return int(os.environ.get("LOCAL_WORLD_SIZE") or 1)

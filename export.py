@@ -10,19 +10,33 @@ import importlib.util
 import io
 import json
 import logging
+import tempfile
 import warnings
 from pathlib import Path
 
-from common import UserError, one_line, one_line_errors, write_atomically
-from flags import export_parser
+from common import Parser, UserError, one_line, one_line_errors, write_atomically
 
-TOLERANCE = 1e-4  # of a logit
+TOLERANCE = 1e-4  # of a logit, relative to the largest where that is above 1
 COMPARED = 16  # images
 PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime")}
 
 
+def parse_args(argv=None):
+    parser = Parser("export.py", __doc__)
+    add = parser.add_argument
+    # fmt: off
+    add("run", metavar="RUN", help="a run directory, or its best.pt or model.safetensors")
+    add("--format", choices=("onnx", "pt2", "safetensors"), required=True, help="what to write")
+    add("--out", default="", metavar="FILE", help="write there (default: model.FORMAT beside the weights)")
+    add("--images", nargs="+", default=[], metavar="IMAGE",
+        help="image files or folders to compare both nets on (default: those of the folder that the run was "
+        "trained on, if it is there, else random ones)")
+    # fmt: on
+    return parser.parse_args(argv)
+
+
 def main(argv=None):
-    args = export_parser(__doc__).parse_args(argv)
+    args = parse_args(argv)
     with one_line_errors("export.py"):
         missing = [name for name in PACKAGES.get(args.format, ()) if not importlib.util.find_spec(name)]
         if missing:
@@ -50,15 +64,19 @@ def export(args):
     images, whose = test_images(args.images, info, transform)
 
     encode, decode = FORMATS[args.format]
-    content = encode(net, info)
+    content = encode(weights, info)
     exported = decode(content)
     with torch.inference_mode():
         # one image too: a graph that was traced for more may not take it
-        batches = (images, images[:1])
-        difference = max(float((exported(batch) - net(batch)).abs().max()) for batch in batches)
+        ours = torch.cat([net(images), net(images[:1])])
+        theirs = torch.cat([exported(images), exported(images[:1])])
+    difference, largest = float((theirs - ours).abs().max()), float(ours.abs().max())
     said = f"largest difference of a logit {difference:.1e} on {len(images)} {whose}"
-    if not difference <= TOLERANCE:  # nor NaN
-        raise UserError(f"the {args.format} file would say something else: {said}, more than {TOLERANCE:g}")
+    tolerance = TOLERANCE * max(1.0, largest)
+    if not difference <= tolerance:  # so that NaN fails
+        raise UserError(
+            f"the {args.format} file would give other logits: {said}, more than {tolerance:.1e}; nothing is written"
+        )
     write_atomically(out, lambda file: file.write(content))
     print(f"{out}: {said}")
 
@@ -73,31 +91,28 @@ def test_images(given, info, transform):
     names = given or [folder] * bool(folder and Path(folder).is_dir())
     paths = []
     for name in map(Path, names):
-        if given and not name.exists():
+        if not name.exists():
             raise UserError(f"{name} is not there")
         paths += find_images(name) if name.is_dir() else [str(name)]
     if given and not paths:
         raise UserError(f"no images in {', '.join(given)}")
     if not paths:
-        random = torch.randn(
-            COMPARED, 3, info.image_size, info.image_size, generator=torch.Generator().manual_seed(0)
-        )
-        return random, "random images (--images takes yours)"
+        shape, generator = (COMPARED, 3, info.image_size, info.image_size), torch.Generator().manual_seed(0)
+        return torch.randn(shape, generator=generator), "random images (--images takes yours)"
     # from all over the folder, so that every class is there
-    paths = paths[:: -(-len(paths) // COMPARED)]
-    return torch.cat([transform(path) for path in paths]), f"images of {', '.join(map(str, names))}"
+    return transform(paths[:: -(-len(paths) // COMPARED)]), f"images of {', '.join(map(str, names))}"
 
 
 @contextlib.contextmanager
 def quiet():
-    """Without what the exporters log, warn of and print: what matters of them, an error says."""
+    """Keep what the exporters log, warn of and print off the terminal; an error carries what matters of it."""
     logging.disable(logging.CRITICAL)
+    printed = io.StringIO()
     try:
-        nobody = io.StringIO()
         with (
             warnings.catch_warnings(),
-            contextlib.redirect_stderr(nobody),
-            contextlib.redirect_stdout(nobody),
+            contextlib.redirect_stderr(printed),
+            contextlib.redirect_stdout(printed),
         ):
             warnings.simplefilter("ignore")
             yield
@@ -105,26 +120,34 @@ def quiet():
         logging.disable(logging.NOTSET)
 
 
-def trace(net, info):
-    """torch.export's program of the net, for any number of images."""
+def first_line(error):
+    return one_line(str(error).strip().split("\n")[0] or type(error).__name__, 300)
+
+
+def trace(weights, info, onnx=False):
+    """torch.export's program of the net, for any number of images; with `onnx` of ONNX's operations alone."""
+    import timm
     import torch
 
+    from models import load_run
+
+    with timm.layers.set_exportable(onnx):  # True: without fused attention, for one
+        net, _, _ = load_run(weights)
     two = torch.zeros(2, 3, info.image_size, info.image_size)
     try:
         with quiet():
             return torch.export.export(net, (two,), dynamic_shapes=({0: torch.export.Dim("batch")},))
     except Exception as error:  # tracing runs the net's own code, and fails as that does
-        reason = (str(error).strip() or type(error).__name__).split("\n")[0]
         raise UserError(
-            f"torch.export cannot trace {info.net}: {one_line(reason, 300)}; --format safetensors can keep it"
+            f"torch.export cannot trace {info.net} ({first_line(error)}); --format safetensors works for every net"
         ) from error
 
 
-def to_pt2(net, info):
+def to_pt2(weights, info):
     import torch
 
     file = io.BytesIO()
-    torch.export.save(trace(net, info), file, extra_files={"info.json": json.dumps(info.to_dict())})
+    torch.export.save(trace(weights, info), file, extra_files={"info.json": json.dumps(info.to_dict())})
     return file.getvalue()
 
 
@@ -134,19 +157,18 @@ def from_pt2(content):
     return torch.export.load(io.BytesIO(content)).module()
 
 
-def to_onnx(net, info):
+def to_onnx(weights, info):
     import torch
 
-    program = trace(net, info)
+    program = trace(weights, info, onnx=True)
     try:
         with quiet():
             proto = torch.onnx.export(
                 program, dynamo=True, input_names=["images"], output_names=["logits"], verbose=False
             ).model_proto
     except torch.onnx.errors.OnnxExporterError as error:
-        reason = str(error).strip().split("\n")[0]
         raise UserError(
-            f"ONNX has no words for {info.net}: {one_line(reason, 300)}; --format pt2 may have"
+            f"torch.onnx cannot export {info.net} ({first_line(error)}); try --format pt2"
         ) from error
     entry = proto.metadata_props.add()
     entry.key, entry.value = "info", json.dumps(info.to_dict())
@@ -163,15 +185,14 @@ def from_onnx(content):
     return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
 
 
-def to_safetensors(net, info):
+def to_safetensors(weights, info):
     from models.run import safetensors_bytes
+    from models.weights import read_state_dict
 
-    return safetensors_bytes(net.state_dict(), info)
+    return safetensors_bytes(read_state_dict(weights), info)
 
 
 def from_safetensors(content):
-    import tempfile
-
     from models import load_run
 
     with tempfile.TemporaryDirectory() as folder:

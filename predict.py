@@ -8,42 +8,95 @@ python predict.py runs/NAME photos --top 1 --csv out.csv          a row an image
 import csv
 import sys
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from common import UserError, may_replace, one_line_errors
-from flags import predict_parser
+from common import Parser, UserError, may_replace, number, one_line_errors, pick_device
 
-HEADER = b"image,class1,"  # how our tables begin
+HEADER = b"image,class1,"  # how the tables of this program begin
+
+
+def parse_args(argv=None):
+    parser = Parser("predict.py", __doc__)
+    add = parser.add_argument
+    # fmt: off
+    add("run", metavar="RUN", help="a run directory, or its best.pt or model.safetensors")
+    add("images", nargs="+", metavar="IMAGE", help="image files, or folders that are searched for some")
+    add("--top", type=number(int, 1), metavar="N", help="classes an image (default: 3, or all of fewer)")
+    add("--csv", default="", metavar="FILE", help="write CSV there (default: a table on a terminal, else CSV)")
+    add("--raw", action="store_true", help="plain softmax, not corrected for the loss (docs/losses.md)")
+    add("--bs", type=number(int, 1, 10**6), default=128, metavar="N", help="images at a time")
+    add("--workers", type=number(int, 0, 1024), default=2, metavar="N", help="threads that decode")
+    add("--device", choices=("auto", "cuda", "cpu", "mps"), default="auto", help="what to compute on")
+    # fmt: on
+    return parser.parse_args(argv)
 
 
 def main(argv=None):
-    args = predict_parser(__doc__).parse_args(argv)
+    args = parse_args(argv)
     with one_line_errors("predict.py", "try a smaller --bs"):
         unreadable = predict(args)
         for message in unreadable:
-            print(f"predict.py: {message}", file=sys.stderr)
+            say(message)
         if unreadable:
             raise UserError(f"{len(unreadable)} of the images could not be read: they are named above")
+
+
+def say(message):
+    print(f"predict.py: {message}", file=sys.stderr)
 
 
 def predict(args):
     """Write a row for each image, as they come; returns what is wrong with those that cannot be read."""
     import torch
 
-    from data.images import find_images, suffixes
-    from engine.distributed import World
     from models import ModelError, load_run, net_facts, read_info
     from models.run import weights_file
 
+    device = pick_device(args.device)
     weights = weights_file(args.run)
     net, transform, class_names = load_run(weights)
     info = read_info(weights)
     scale = 1.0 if args.raw else info.logit_scale
+    if scale is None:
+        scale = 1.0
+        say(f"plain softmax: no correction is known for the loss {info.loss}")
     layout = torch.channels_last if net_facts(info.net).channels_last else torch.contiguous_format
-    device = World(args.device).device
     net.to(device, memory_format=layout)
+    paths = image_files(args.images)
+    args.top = args.top or min(3, len(class_names))
+    if args.top > len(class_names):
+        raise ModelError(f"--top {args.top}: the net knows {len(class_names)} classes")
+
+    def read(path):
+        """The pixels of a file, or the reason why there are none."""
+        try:
+            return transform(path)
+        except UserError as error:
+            return str(error)
+
+    unreadable = []
+    with Writer(args.csv, args.top) as write, torch.inference_mode():
+        for some, images in read_ahead(read, paths, args.bs, args.workers):
+            unreadable += [image for image in images if isinstance(image, str)]
+            good = [
+                (path, image) for path, image in zip(some, images, strict=True) if not isinstance(image, str)
+            ]
+            if not good:
+                continue
+            pixels = torch.cat([image for _, image in good]).to(device, memory_format=layout)
+            best = (scale * net(pixels).float()).softmax(1).topk(args.top)
+            for (path, _), p, classes in zip(good, best.values.tolist(), best.indices.tolist(), strict=True):
+                write(path, [(class_names[c], x) for c, x in zip(classes, p, strict=True)])
+    return unreadable
+
+
+def image_files(names):
+    """The files, and those of the folders, that were named on the command line."""
+    from data.images import find_images, suffixes
+
     paths, left_out = [], Counter()
-    for name in map(Path, args.images):
+    for name in map(Path, names):
         if not name.exists():
             raise UserError(f"{name} is not there")
         found = find_images(name, left_out) if name.is_dir() else [str(name)]
@@ -52,70 +105,41 @@ def predict(args):
             raise UserError(f"folder {name} has no images in it{others}")
         paths += found
     if left_out:  # HEIC, say, which Pillow does not read
-        print(f"predict.py: left out for their suffix: {suffixes(left_out)}", file=sys.stderr)
-    args.top = args.top or min(3, len(class_names))
-    if args.top > len(class_names):
-        raise ModelError(f"--top {args.top}: the net knows {len(class_names)} classes")
-
-    loader = torch.utils.data.DataLoader(
-        _Images(paths, transform),
-        args.bs,
-        num_workers=args.workers if len(paths) > args.bs else 0,
-        collate_fn=_one_tensor,
-    )
-    unreadable = []
-    with writer(args) as write, torch.inference_mode():
-        for read, pixels, problems in loader:
-            unreadable += problems
-            if not read:
-                continue
-            best = (scale * net(pixels.to(device, memory_format=layout)).float()).softmax(1).topk(args.top)
-            for path, p, classes in zip(read, best.values.tolist(), best.indices.tolist(), strict=True):
-                write(path, [(class_names[c], x) for c, x in zip(classes, p, strict=True)])
-    return unreadable
+        say(f"left out for their suffix: {suffixes(left_out)}")
+    return paths
 
 
-def _one_tensor(batch):
-    """The paths that could be read, their pixels, and what is wrong with the others: workers send one tensor."""
-    import torch
+def read_ahead(read, paths, batch_size, threads):
+    """Yield (paths, what `read` makes of them), a batch at a time; the next batch is read meanwhile.
 
-    good = [(path, pixels) for path, pixels in batch if not isinstance(pixels, str)]
-    pixels = torch.cat([pixels for _, pixels in good]) if good else None
-    return [path for path, _ in good], pixels, [what for _, what in batch if isinstance(what, str)]
-
-
-class _Images:
-    """Pixels of each file, or what is wrong with it: a worker's exception would arrive with a traceback."""
-
-    def __init__(self, paths, transform):
-        self.paths, self.transform = paths, transform
-
-    def __len__(self):
-        return len(self.paths)
-
-    def __getitem__(self, i):
-        from data import DataError
-
-        try:
-            return self.paths[i], self.transform(self.paths[i])
-        except DataError as error:
-            return self.paths[i], str(error)
+    Threads suffice, since Pillow decodes without Python's lock, and they need neither shared memory nor pickling.
+    """
+    batches = [paths[i : i + batch_size] for i in range(0, len(paths), batch_size)]
+    pool = ThreadPoolExecutor(max(1, threads))
+    try:
+        coming = [pool.submit(read, path) for path in batches[0]]
+        for batch, following in zip(batches, [*batches[1:], []], strict=True):
+            now, coming = coming, [pool.submit(read, path) for path in following]
+            yield batch, [future.result() for future in now]
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-class writer:
+class Writer:
     """A table on a terminal, CSV elsewhere or into a file: ``write(path, [(class, probability), …])``."""
 
-    def __init__(self, args):
-        try:
-            if args.csv and not may_replace(args.csv, HEADER):  # --csv photos/* took the first for its file
-                raise UserError(f"{args.csv} exists, and is no table of predict.py; give another --csv")
-            # names of files need not be text
-            how = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}
-            self.file = open(args.csv, "w", **how) if args.csv else sys.stdout
-        except OSError as error:
-            raise UserError(f"cannot write {args.csv}: {error.strerror}; give another --csv") from None
-        self.table = self.file is sys.stdout and sys.stdout.isatty()
-        self.top = args.top
+    def __init__(self, file, top):
+        self.file = sys.stdout
+        self.table = not file and sys.stdout.isatty()
+        self.top = top
+        if file:
+            try:
+                if not may_replace(file, HEADER):  # --csv photos/* took the first photo for its file
+                    raise UserError(f"{file} exists, and is no table of predict.py; give another --csv")
+                # names of files need not be text
+                self.file = open(file, "w", newline="", encoding="utf-8", errors="surrogateescape")
+            except OSError as error:
+                raise UserError(f"cannot write {file}: {error.strerror}; give another --csv") from None
 
     def __enter__(self):
         if self.table:

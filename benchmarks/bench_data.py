@@ -1,23 +1,21 @@
 #!/usr/bin/env python
-"""Images a second of our loaders, against torchvision's transforms on PIL images in a DataLoader.
+"""Images a second of our loaders, against torchvision's transforms on PIL images and timm's loader of photos.
 
-python benchmarks/bench_data.py                            50,000 random images of 32 px; image folders
-python benchmarks/bench_data.py --images 10000 --size 64 --files 0
+python benchmarks/bench_data.py                            50,000 random images of 32 px; photos of two sizes
+python benchmarks/bench_data.py --images 10000 --size 64 --photos 0
 """
 
 import tempfile
 from pathlib import Path
 
 import numpy as np
-from measure import Column, parser, prepare, register_random_images, report, seconds, take_turns, wait
+from measure import Column, parser, prepare, register_random_images, report, take_turns, wait
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
-from torchvision.datasets import ImageFolder
 
 from common import number
-from data import DATASETS, build_data
-from data.source import Request
+from data import DATASETS, DataOptions, build_data
 
 PROG = "bench_data.py"
 
@@ -26,10 +24,8 @@ def parse_args(argv=None):
     p = parser(PROG, __doc__)
     p.add_argument("--images", type=number(int, 2), default=50_000, metavar="N", help="images in memory")
     p.add_argument("--size", type=number(int, 8), default=32, metavar="PX", help="of the images in memory")
-    p.add_argument(
-        "--files", type=number(int, 0), default=4000, metavar="N", help="image files; 0: no folder"
-    )
-    p.add_argument("--file-size", type=number(int, 8), default=64, metavar="PX", help="of the image files")
+    p.add_argument("--photos", type=number(int, 0), default=200, metavar="N", help="JPEGs a size; 0: none")
+    p.add_argument("--crop", type=number(int, 65), default=224, metavar="PX", help="of the crops of photos")
     p.add_argument("--bs", type=number(int, 2), default=512, metavar="N", help="images a batch")
     p.add_argument("--workers", type=number(int, 0), default=2, metavar="N", help="processes, of both sides")
     p.add_argument("--rounds", type=number(int, 1), default=3, metavar="N", help="turns of each contender")
@@ -82,7 +78,7 @@ def row(what, baseline, ours):
 def in_memory(args, device):
     """Rows of the images in memory: with and without RandAugment."""
     register_random_images(args.images, args.size)
-    train = DATASETS["random"].load(Request("random", Path())).train
+    train = DATASETS["random"].load("random", Path(), DataOptions()).train
     for randaug in (False, True):
         ours = build_data("random", ".", args.size, args.bs, device, randaug=randaug).train
         baseline = published_loader(PilImages(train, published_transform(args.size, randaug)), args)
@@ -90,54 +86,50 @@ def in_memory(args, device):
         yield row(f"in memory, {args.size} px{', RandAugment' if randaug else ''}", **got)
 
 
-def write_folder(root, count, size):
+PHOTOS = {"12 megapixels": (4000, 3000), "500 px": (667, 500)}
+
+
+def write_photos(root, count, size):
     """`count` JPEGs in ``train/`` and a few in ``val/``: coarse noise, which compresses as photographs do."""
     rng = np.random.default_rng(0)
-    for split, n in (("train", count), ("val", 20)):
+    for split, n in (("train", count), ("val", 4)):
         for i in range(n):
-            folder = root / split / str(i % 10)
+            folder = root / split / str(i % 2)
             folder.mkdir(parents=True, exist_ok=True)
-            coarse = Image.fromarray(rng.integers(0, 256, (size // 8, size // 8, 3), dtype=np.uint8))
-            coarse.resize((size, size), Image.Resampling.BICUBIC).save(folder / f"{i}.jpg", quality=90)
+            coarse = Image.fromarray(rng.integers(0, 256, (size[1] // 8, size[0] // 8, 3), dtype=np.uint8))
+            coarse.resize(size, Image.Resampling.BICUBIC).save(folder / f"{i}.jpg", quality=90)
 
 
-def folder(args, device):
-    """Rows of an image folder: both starts, then epochs in memory and from the files."""
-    with tempfile.TemporaryDirectory() as directory:
-        root, size = Path(directory), args.file_size
-        write_folder(root / "images", args.files, size)
+def photos(args, device):
+    """Rows of training crops from JPEGs, decoded by as many processes on both sides."""
+    import timm.data
 
-        def start(data_dir, cache="device"):
-            return build_data(
-                f"folder:{root / 'images'}", data_dir, size, args.bs, device, cache=cache,
-                workers=args.workers,
+    for name, size in PHOTOS.items():
+        with tempfile.TemporaryDirectory() as directory:
+            root, batch = Path(directory), min(args.bs, args.photos // 4)
+            write_photos(root, args.photos, size)
+            ours = build_data(f"folder:{root}", root / "data", args.crop, batch, device, workers=args.workers)
+            baseline = timm.data.create_loader(
+                timm.data.ImageDataset(str(root / "train")), (3, args.crop, args.crop), batch,
+                is_training=True, use_prefetcher=False, color_jitter=None, interpolation="bilinear",
+                num_workers=args.workers, persistent_workers=args.workers > 0,
             )  # fmt: skip
-
-        first, second = [], []
-        for turn in range(args.rounds):
-            first.append(seconds(lambda t=turn: start(root / f"cache{t}"), device))
-            second.append(seconds(lambda t=turn: start(root / f"cache{t}"), device))
-        baseline = published_loader(ImageFolder(root / "images" / "train", published_transform(size)), args)
-        loaders = {"baseline": baseline, "memory": start(root / "cache0").train}
-        loaders["stream"] = start(root / "cache0", "none").train
-        got = rates(loaders, args.files, args, device)
-        what = f"{args.files} files, {size} px"
-        for name, spent in (("first", first), ("second", second)):
-            rate = args.files / min(spent)
-            yield row(f"{what}: {name} start, against an epoch of the baseline", got["baseline"], rate)
-        yield row(f"{what}: epoch in memory", got["baseline"], got["memory"])
-        yield row(f"{what}: epoch from the files (--cache none)", got["baseline"], got["stream"])
+            got = rates({"baseline": baseline, "ours": ours.train}, args.photos, args, device)
+            yield row(f"crops of {args.crop} px from photos of {name}", **got)
 
 
 def main(argv=None):
     args = parse_args(argv)
     device = prepare(args, PROG)
-    rows = [*in_memory(args, device), *(folder(args, device) if args.files else ())]
+    rows = [*in_memory(args, device), *(photos(args, device) if args.photos else ())]
     columns = [
-        Column("what", "images/s"), Column("baseline", "PIL + DataLoader", "{:,.0f}"),
+        Column("what", "images/s"), Column("baseline", "baseline", "{:,.0f}"),
         Column("ours", "ours", "{:,.0f}"), Column("ratio", "ratio", "{:.1f}"),
     ]  # fmt: skip
-    title = f"random crop, flip, normalise; batches of {args.bs}, {args.workers} workers; fastest epochs"
+    title = (
+        f"crop, flip, normalise; batches of {args.bs} (photos: a quarter of them), {args.workers} workers; fastest "
+        "epochs; baseline: PIL in a DataLoader, timm's loader of photos"
+    )
     report(PROG, title, rows, columns, device, args.json)
 
 

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-import torch
+import math
+from collections.abc import Callable
 
-from .images import resize_squares
-from .plan import Draws
-from .randaug import randaugment
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
+
+from .plan import OPERATIONS, Draws
+
+_STRENGTH = 9 / 30  # RandAugment's magnitude 9 of the bins 0 … 30
+_BITS = 8 - round(4 * _STRENGTH)  # that Posterize keeps
+_SOLARIZE = 255 * (1 - _STRENGTH)  # levels from here on are inverted
 
 
 def pad_of(image_size: int) -> int:
@@ -14,12 +21,16 @@ def pad_of(image_size: int) -> int:
     return image_size // 8
 
 
-def crop(padded: torch.Tensor, size: int, index: torch.Tensor, top, left) -> torch.Tensor:
+def crop(padded: Tensor, size: int, index: Tensor, top: Tensor, left: Tensor) -> Tensor:
     """Gather the crop at (top, left) of each indexed image.
+
+    From a crop's first byte to its last is one run of memory, and copying runs is the fastest way to gather. The
+    columns between a crop's rows come along, and the strides of the result skip them.
 
     Parameters
     ----------
     padded : Tensor, shape (N, C, H, W)
+        Contiguous.
     size : int
         Side of the crops.
     index, top, left : Tensor of int64, shape (B,)
@@ -29,16 +40,6 @@ def crop(padded: torch.Tensor, size: int, index: torch.Tensor, top, left) -> tor
     -------
     Tensor, shape (B, C, size, size)
     """
-    if padded.device.type == "cpu":
-        return _crop_by_run(padded, size, index, top, left)
-    if padded.device.type == "cuda":
-        return _crop_by_view(padded, size, index, top, left)
-    return _crop_by_pixel(padded, size, index, top, left)
-
-
-def _crop_by_run(padded, size, index, top, left):
-    # From a crop's first byte to its last is one run of memory: copying it is 13 times as fast as the view.
-    # The columns between its rows come along and are skipped by the strides of the result.
     c = padded.shape[1]
     sn, sc, sh, sw = padded.stride()
     run = (c - 1) * sc + (size - 1) * (sh + sw) + 1
@@ -47,102 +48,84 @@ def _crop_by_run(padded, size, index, top, left):
     return runs.as_strided((len(index), c, size, size), (run, sc, sh, sw))
 
 
-def _crop_by_view(padded, size, index, top, left):
-    # all crops of all images as one view; indexing it gathers a batch in one kernel
-    n, c, h, w = padded.shape
-    sn, sc, sh, sw = padded.stride()
-    view = padded.as_strided((n, h - size + 1, w - size + 1, c, size, size), (sn, sh, sw, sc, sh, sw))
-    return view[index, top, left]
-
-
-def _crop_by_pixel(padded, size, index, top, left):
-    # for devices (mps) that would copy out the whole strided view, every crop of every image
-    run = torch.arange(size, device=padded.device)
-    channels = torch.arange(padded.shape[1], device=padded.device)[None, :, None, None]
-    rows, columns = (top[:, None] + run)[:, None, :, None], (left[:, None] + run)[:, None, None, :]
-    return padded[index[:, None, None, None], channels, rows, columns]
-
-
 class BatchTransform:
-    """Turn uint8 images on the device into what the net wants.
+    """Flip, RandAugment and normalise uint8 images, on the device; `mean` and `std` are of values in [0, 1]."""
 
-    Parameters
-    ----------
-    size : int
-        Height and width of the result; other images are resized, antialiased.
-    mean, std : tuple of float
-        Per channel, for pixel values in [0, 1].
-    device : torch.device
-    interpolation : {'bilinear', 'bicubic'}
-    crop_pct : float
-        Share of the side that the centre crop after a resize keeps.
-    channels_last : bool
-        Memory layout of the batches.
-    """
-
-    def __init__(self, size, mean, std, device, interpolation="bilinear", crop_pct=1.0, channels_last=False):
+    def __init__(self, mean, std, device: torch.device, channels_last: bool = False):
         self._layout = torch.channels_last if channels_last else torch.contiguous_format
-        self.size, self.device = size, device
-        self._interpolation, self._crop_pct = interpolation, crop_pct
+        self.device = device
         mean, std = (torch.tensor(v, dtype=torch.float64).view(1, 3, 1, 1) for v in (mean, std))
         # (x / 255 - mean) / std = x * scale + bias
-        self.scale = (1 / (255 * std)).float().to(device)
-        self.bias = (-mean / std).float().to(device)
+        self._scale = (1 / (255 * std)).float().to(device)
+        self._bias = (-mean / std).float().to(device)
 
-    def augment(self, images: torch.Tensor, draws: Draws) -> torch.Tensor:
-        """Resize, pad and crop whole images as drawn.
+    def __call__(self, images: Tensor, draws: Draws | None = None) -> Tensor:
+        """The batch of the net, float, shape (B, 3, H, W).
 
-        Parameters
-        ----------
-        images : Tensor of uint8, shape (B, C, H, W)
-        draws : Draws
-            Of the same B samples, on the device.
-
-        Returns
-        -------
-        Tensor of uint8, shape (B, C, size, size)
-        """
-        pad = pad_of(self.size)
-        padded = torch.nn.functional.pad(self.resize(images), (pad,) * 4)
-        everyone = torch.arange(len(images), device=self.device)
-        return crop(padded, self.size, everyone, draws.top, draws.left)
-
-    def resize(self, images: torch.Tensor) -> torch.Tensor:
-        """Square uint8 images at the size wanted."""
-        if images.shape[-1] == self.size:
-            return images
-        return resize_squares(images, self.size, self._interpolation, self._crop_pct)
-
-    def finish(self, images: torch.Tensor, draws: Draws | None = None) -> torch.Tensor:
-        """Flip, RandAugment and normalise.
-
-        Parameters
-        ----------
-        images : Tensor of uint8, shape (B, C, size, size)
-            C is 1 or 3; grey is spread over three channels.
-        draws : Draws, optional
-            None: only normalise.
-
-        Returns
-        -------
-        Tensor, shape (B, 3, size, size)
+        `images` (B, C, H, W) have one channel or three; without the `draws` of the same B samples they are only
+        normalised.
         """
         if draws is not None and draws.flip is not None:
-            images = self._flip(images, draws.flip)
+            # both ways, then whole images picked: no device has to wait for a list of those to flip
+            both = torch.cat([images, images.flip(-1)])
+            which = torch.arange(len(images), device=self.device) + len(images) * draws.flip
+            images = both.index_select(0, which)
         if draws is not None and draws.ops is not None:
             images = randaugment(images.expand(-1, 3, -1, -1), draws.ops)
-        shape = (len(images), 3, self.size, self.size)
+        shape = (len(images), 3, *images.shape[2:])
         out = torch.empty(shape, device=self.device, memory_format=self._layout)
         if self.device.type == "cuda":
             # one kernel: it converts, multiplies and adds in registers
-            return torch.addcmul(self.bias, images, self.scale, out=out)
+            return torch.addcmul(self._bias, images, self._scale, out=out)
         # elsewhere mixed types would be converted to temporary tensors; in place is three lean passes
-        return out.copy_(images).mul_(self.scale).add_(self.bias)
+        return out.copy_(images).mul_(self._scale).add_(self._bias)
 
-    def _flip(self, images: torch.Tensor, flip: torch.Tensor) -> torch.Tensor:
-        if self.device.type == "cpu":
-            # both ways, then whole images picked: faster than choosing pixel by pixel
-            both = torch.cat([images, images.flip(-1)])
-            return both.index_select(0, torch.arange(len(images)) + len(images) * flip)
-        # no list of the images to flip, whose length the host would have to wait for
-        return torch.where(flip[:, None, None, None], images.flip(-1), images)
+
+def randaugment(images: Tensor, ops: Tensor) -> Tensor:
+    """RandAugment (Cubuk et al. 2020, arXiv 1909.13719): apply to each image the operations drawn for it.
+
+    Parameters
+    ----------
+    images : Tensor of uint8, shape (B, 3, H, W)
+        On any device.
+    ops : Tensor of int64, shape (turns, B)
+        On the CPU, as drawn by `plan.draw`: ``2 * operation + (1 if its magnitude is negative)``.
+
+    Returns
+    -------
+    Tensor of uint8, shape (B, 3, H, W)
+    """
+    images = images.clone()
+    for drawn in ops:
+        for code in drawn.unique().tolist():
+            operation, sign = OPERATIONS[code // 2], -1 if code % 2 else 1
+            if operation != "Identity":
+                where = (drawn == code).nonzero().flatten().to(images.device, non_blocking=True)
+                images.index_copy_(0, where, _APPLY[operation](images.index_select(0, where), sign))
+    return images
+
+
+def _move(images: Tensor, *, translate=(0, 0), shear=(0.0, 0.0)) -> Tensor:
+    centre = [0.0, 0.0] if any(shear) else None
+    return F.affine(images, angle=0.0, translate=list(translate), scale=1.0, shear=list(shear), center=centre)
+
+
+# The paper's magnitude of a shear is the matrix entry, torchvision's is the angle.
+_SHEAR = math.degrees(math.atan(0.3 * _STRENGTH))
+_SHIFT = 150 / 331 * _STRENGTH  # of the side
+_FACTOR = 0.9 * _STRENGTH
+_APPLY: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "ShearX": lambda x, sign: _move(x, shear=(sign * _SHEAR, 0.0)),
+    "ShearY": lambda x, sign: _move(x, shear=(0.0, sign * _SHEAR)),
+    "TranslateX": lambda x, sign: _move(x, translate=(sign * int(_SHIFT * x.shape[-1]), 0)),
+    "TranslateY": lambda x, sign: _move(x, translate=(0, sign * int(_SHIFT * x.shape[-2]))),
+    "Rotate": lambda x, sign: F.rotate(x, sign * 30.0 * _STRENGTH),
+    "Brightness": lambda x, sign: F.adjust_brightness(x, 1 + sign * _FACTOR),
+    "Color": lambda x, sign: F.adjust_saturation(x, 1 + sign * _FACTOR),
+    "Contrast": lambda x, sign: F.adjust_contrast(x, 1 + sign * _FACTOR),
+    "Sharpness": lambda x, sign: F.adjust_sharpness(x, 1 + sign * _FACTOR),
+    "Posterize": lambda x, _: F.posterize(x, _BITS),
+    "Solarize": lambda x, _: F.solarize(x, _SOLARIZE),
+    "AutoContrast": lambda x, _: F.autocontrast(x),
+    "Equalize": lambda x, _: F.equalize(x),
+}

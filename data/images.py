@@ -1,22 +1,22 @@
-"""Images to squares of the size wanted, resized and cropped to their centre: from files, and of whole tensors."""
+"""Image files: found in folders, opened, turned upright, and made squares of 8-bit RGB."""
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cache
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
-from PIL.TiffImagePlugin import TiffImageFile
-from torchvision.transforms import functional as F
-from torchvision.transforms.v2 import functional as v2
+from PIL import Image, ImageOps
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as F
 
 from .errors import DataError, one_line
 
@@ -25,143 +25,50 @@ from .errors import DataError, one_line
 EXTENSIONS = tuple(
     ".jpg .jpeg .jfif .png .bmp .gif .tif .tiff .webp .avif .ppm .pgm .pbm .pnm .tga .jp2".split()
 )
-_LONGEST = 8  # sides' ratio above which only the middle is resized: 1 × 65,000 pixels would become gigabytes
-_FAINT = 1 / 16  # of white: an image below it in more than 8 bits holds fewer bits than its file has room for
-_TOO_FAINT = "nearly black, so which value is white is not known; stretch it, or save it in 8 bits"
-_SLACK = 1e-4  # of white, for rounding of floats
-_BITS, _PHOTOMETRIC, _ORIENTATION, _SAMPLES, _SAMPLE_FORMAT = 258, 262, 274, 277, 339  # tags of TIFF and EXIF
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}  # fmt: skip
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "AVIF", "PPM", "TGA", "JPEG2000")
+# Folders that systems and network drives make: thumbnails, snapshots, deleted files.
+_SYSTEM_FOLDERS = {
+    "@eadir", "@recycle", "#recycle", "#snapshot", "lost+found", "__macosx", "system volume information",
+    "$recycle.bin",
+}  # fmt: skip
+_ORIENTATION = 0x0112  # the tag of EXIF; from 5 on width and height change places
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
 
 
-@cache
-def _formats() -> list[str]:
-    Image.init()
-    return [name for name in _FORMATS if name in Image.OPEN]
+class Square(NamedTuple):
+    """How images become squares: the arguments of `decode`."""
 
-
-@contextmanager
-def strict_pillow() -> Iterator[None]:
-    """Make Pillow's warning about huge images an error and keep its other warnings off the terminal."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"PIL\.")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        yield
-
-
-def _open(path: str) -> Image.Image:
-    if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for, a device might have no end
-        raise ValueError("not a regular file")
-    return Image.open(path, formats=_formats())
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    """Upright, 8-bit RGB, on white where transparent; `ValueError` where Pillow would lose what is in it."""
-    if isinstance(image, TiffImageFile):
-        _check_tiff(image)
-    tile = getattr(image, "tile", None)  # images that are no file's have none
-    # Pillow keeps the upper eight of a colour's sixteen bits, and only the raw mode tells
-    wide = image.mode[0] != "I" and bool(tile) and ";16" in str(tile[0][3])
-    image.load()
-    turn = _TURNS.get(_orientation(image))  # TIFF has turned itself by now
-    see_through = image.has_transparency_data
-    if image.mode[0] in "IF":
-        image = _grey(image)
-    elif wide:
-        channels: Any = image.getextrema()[: 3 if image.mode == "RGBA" else 4]
-        if max(high for _, high in channels) < _FAINT * 256:
-            raise ValueError(f"mode {image.mode} of 16 bits a channel: {_TOO_FAINT}")
-    if see_through:
-        image = _on_white(image)
-    if image.mode != "RGB":
-        image = image.convert("RGB")
-    return image if turn is None else image.transpose(turn)
-
-
-def _check_tiff(image: TiffImageFile) -> None:
-    """Refuse files of which Pillow would read other numbers, or fewer, than they hold."""
-    tags, bands = image.tag_v2, len(image.getbands())
-    if tags.get(_SAMPLES, 1) > bands:
-        raise ValueError(f"mode {image.mode}: {tags[_SAMPLES]} channels, of which only {bands} can be kept")
-    if 2 in tags.get(_SAMPLE_FORMAT, (1,)) or image.mode == "I":
-        raise ValueError(f"mode {image.mode} of signed or 32-bit integers: which value is white is not known")
-    if image.is_animated:
-        shape = image.size, image.mode
-        image.seek(1)
-        same = (image.size, image.mode) == shape  # other sizes are thumbnails, or levels of a pyramid
-        pages = image.n_frames
-        image.seek(0)
-        if same:
-            raise ValueError(f"mode {image.mode}, {pages} pages: save the one that is the image")
-
-
-def _orientation(image: Image.Image) -> int:
-    if image.format == "JPEG" and not {"exif", "xmp"} & image.info.keys():
-        return 1  # at once: most files, and asking takes a tenth of a thumbnail's decoding
-    try:
-        return image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # the pixels are whole: viewers show them as if there were no EXIF
-        return 1
-
-
-def _grey(image: Image.Image) -> Image.Image:
-    """8-bit grey of integers up to 65,535 (4,095 in 12-bit TIFFs) or floats in 0 … 1."""
-    # TIFF's tags go with its pixels; other formats have none of them
-    tags = getattr(image, "tag_v2", {})
-    values = np.asarray(image)
-    white = 1.0 if image.mode == "F" else 4095.0 if tags.get(_BITS) == (12,) else 65535.0
-    low, high = float(values.min()), float(values.max())
-    if not -_SLACK * white <= low <= high <= (1 + _SLACK) * white:  # nor NaN
-        raise ValueError(f"mode {image.mode} with values from {low:g} to {high:g}, expected 0 to {white:g}")
-    if tags.get(_PHOTOMETRIC) == 0:  # 0 is white, which Pillow heeds at 8 bits only
-        values = white - values
-    if 0 < values.max() < _FAINT * white:
-        raise ValueError(f"mode {image.mode} with values up to {high:g} of {white:g}: {_TOO_FAINT}")
-    if image.mode == "F":
-        grey = np.rint(np.clip(values, 0, 1) * 255)
-    else:
-        grey = np.floor(values * (256 / (white + 1)))  # the upper eight bits, as Pillow does for colours
-    result = Image.fromarray(grey.astype(np.uint8))
-    clear = image.info.get("transparency")
-    if isinstance(clear, int):
-        result.putalpha(Image.fromarray(np.where(np.asarray(image) == clear, 0, 255).astype(np.uint8)))
-    return result
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    if image.mode in ("La", "RGBa"):  # colours already multiplied by alpha
-        image = image.convert(image.mode.upper())
-    mode, image = image.mode, image.convert("RGBA")
-    if image.getchannel("A").getextrema()[1] == 0:
-        raise ValueError(f"mode {mode}, wholly transparent: nothing of it would be seen")
-    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    size: int
+    interpolation: str = "bilinear"
+    crop_pct: float = 1.0
 
 
 def decode(
-    path: str | Image.Image,
+    picture: str | Image.Image,
     size: int,
     interpolation: str = "bilinear",
     crop_pct: float = 1.0,
-    enlarge: bool = True,
+    box_of: Callable[[int, int], Box] | None = None,
 ) -> np.ndarray:
-    """Read one image upright: shorter side resized to ``size / crop_pct`` (antialiased), centre cropped, RGB.
+    """Read one image upright, in RGB, as a square.
 
-    Transparent parts show white; of an animation the first frame is read; colour profiles are ignored.
+    Transparent parts show white; of an animation the first frame is read; colour profiles are ignored. JPEGs are
+    decoded at the smallest scale that still has a pixel for each of the result's.
 
     Parameters
     ----------
-    path : str, or an image of Pillow's, taken by the pixels that it holds
+    picture : str, or an image of Pillow's
+        A path, or the pixels.
     size : int
-        Pixels.
+        Height and width of the result.
     interpolation : {'bilinear', 'bicubic'}
+        Always antialiased.
     crop_pct : float
-        Share of the resized image's shorter side that the crop keeps.
-    enlarge : bool
-        False leaves smaller squares as they are.
+        The shorter side is resized to ``size / crop_pct``, and the centre is cut out.
+    box_of : callable, optional
+        From the upright image's width and height to the part that is wanted instead of the centre, in proportion
+        to them.
 
     Returns
     -------
@@ -170,37 +77,92 @@ def decode(
     Raises
     ------
     DataError
-        The file is missing, truncated, no image, larger than Pillow's limit against image bombs, or its mode
-        leaves open which value is black and which is white.
+        The file is missing, truncated, no image, has more than 8 bits a channel, or is larger than Pillow's
+        limit against decompression bombs.
     """
     try:
-        # a copy: decoding less than the whole would change the caller's image
-        with path.copy() if isinstance(path, Image.Image) else _open(path) as image:
-            if not enlarge and image.width == image.height < size:
-                size, crop_pct = image.width, 1.0
-            side = int(size / crop_pct)
-            # lets the JPEG decoder skip resolution; twice the size leaves the resize enough to filter
-            image.draft(None, (2 * side, 2 * side))
-            rgb = _rgb(image)
-            long, short = max(rgb.size), min(rgb.size)
-            if long > _LONGEST * short:
-                rgb = F.center_crop(rgb, [min(side, _LONGEST * short) for side in (rgb.height, rgb.width)])
-            if rgb.size != (side, side):
-                rgb = F.resize(rgb, side, F.InterpolationMode(interpolation))
-            if rgb.size != (size, size):
-                rgb = F.center_crop(rgb, [size, size])
-            return np.asarray(rgb).transpose(2, 0, 1)
+        # a copy: reading less than the whole would change the caller's image
+        with picture.copy() if isinstance(picture, Image.Image) else _open(picture) as image:
+            if image.format in ("JPEG", "MPO"):
+                _draft(image, size, box_of or _centre(size, crop_pct))
+            rgb = _upright_rgb(image)
     except MemoryError:
         raise
     except Exception as error:  # decoders raise all kinds of them on damaged files
-        raise unreadable(str(path), error) from error
+        raise DataError(
+            f"{picture}: cannot be read as an image ({one_line(error)}); remove or replace the file"
+        ) from error
+    if box_of is None and rgb.width == rgb.height < size:  # as sets of small arrays are enlarged
+        pixels = torch.from_numpy(np.array(rgb).transpose(2, 0, 1).copy())[None]
+        return resize_squares(pixels, size, interpolation, crop_pct)[0].numpy()
+    box = (box_of or _centre(size, crop_pct))(*rgb.size)
+    square = rgb.resize((size, size), Image.Resampling[interpolation.upper()], box)
+    return np.asarray(square).transpose(2, 0, 1)
 
 
-def unreadable(path: str, error: Exception) -> DataError:
-    """The error for a file that no image comes out of."""
-    if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
-        return DataError(f"{path}: refused, {one_line(error)}; remove the file or make the image smaller")
-    return DataError(f"{path}: cannot be read as an image ({one_line(error)}); remove or replace the file")
+def _open(path: str) -> Image.Image:
+    if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for, a device might have no end
+        raise ValueError("not a regular file")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what is wrong with a file is said by the errors below
+        image = Image.open(path, formats=_formats())
+    if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
+        raise ValueError(
+            f"{image.width} × {image.height} pixels are over Pillow's limit against decompression bombs"
+        )
+    return image
+
+
+@cache
+def _formats() -> list[str]:
+    Image.init()
+    return [name for name in _FORMATS if name in Image.OPEN]
+
+
+def _centre(size: int, crop_pct: float) -> Callable[[int, int], Box]:
+    """What torchvision's Resize and CenterCrop leave, whose roundings are kept."""
+
+    def box_of(width: int, height: int) -> Box:
+        side = int(size / crop_pct)
+        short = min(width, height)
+        resized = int(side * width / short), int(side * height / short)
+        left, top = (round((length - size) / 2) for length in resized)
+        x, y = width / resized[0], height / resized[1]
+        return left * x, top * y, (left + size) * x, (top + size) * y
+
+    return box_of
+
+
+def _draft(image: Image.Image, size: int, box_of: Callable[[int, int], Box]) -> None:
+    """Let the JPEG decoder skip resolution that the result would not have."""
+    turned = _orientation(image) >= 5
+    left, top, right, bottom = box_of(*(image.size[::-1] if turned else image.size))
+    shrink = min(right - left, bottom - top) / size
+    if shrink >= 2:
+        image.draft(None, (math.ceil(image.width / shrink), math.ceil(image.height / shrink)))
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # the pixels are whole: viewers show them as if there were no EXIF
+        return 1
+
+
+def _upright_rgb(image: Image.Image) -> Image.Image:
+    tile = getattr(image, "tile", None)  # images that are no file's have none
+    # Pillow keeps the upper eight of a colour's sixteen bits, and only the raw mode tells.
+    if image.mode[0] in "IF" or (tile and ";16" in str(tile[0][3])):
+        raise ValueError(f"mode {image.mode} of more than 8 bits a channel: save it in 8 bits")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        image.load()
+        with suppress(Exception):  # see _orientation
+            ImageOps.exif_transpose(image, in_place=True)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def resize_squares(images: torch.Tensor, size: int, interpolation: str, crop_pct: float) -> torch.Tensor:
@@ -216,8 +178,8 @@ def resize_squares(images: torch.Tensor, size: int, interpolation: str, crop_pct
     """
     side = int(size / crop_pct)
     if images.shape[-1] != side:
-        images = v2.resize(images, [side, side], F.InterpolationMode(interpolation), antialias=True)
-    return v2.center_crop(images, [size, size])
+        images = F.resize(images, [side, side], InterpolationMode(interpolation), antialias=True)
+    return F.center_crop(images, [size, size])
 
 
 def evenly_spaced(n: int, count: int) -> np.ndarray:
@@ -231,39 +193,50 @@ def common_square_size(*splits: Sequence[str], sample: int = 256) -> int:
     Unreadable files are skipped here: decoding names all of them.
     """
     sizes: set[tuple[int, int]] = set()
-    with strict_pillow():
-        for path in (paths[i] for paths in splits for i in evenly_spaced(len(paths), sample)):
-            with suppress(Exception), _open(path) as image:
-                sizes.add(image.size)
+    for path in (paths[i] for paths in splits for i in evenly_spaced(len(paths), sample)):
+        with suppress(Exception), _open(path) as image:
+            sizes.add(image.size)
     width, height = sizes.pop() if sizes else (0, 0)
     return width if not sizes and width == height else 0
 
 
-def is_hidden(folder: str) -> bool:
-    """Whether a folder of this name is the system's, not the user's: hidden, a Mac's, or a NAS's thumbnails."""
-    return folder.startswith(".") or folder in ("__MACOSX", "@eaDir")
+def is_system_folder(name: str) -> bool:
+    """Whether a folder of this name is the system's, not the user's: hidden, thumbnails, deleted files."""
+    return name.startswith(".") or name.lower() in _SYSTEM_FOLDERS
 
 
 def find_images(folder: str | os.PathLike[str], left_out: Counter[str] | None = None) -> list[str]:
-    """Image files below `folder`, sorted; hidden files and folders and other kinds of files are skipped.
+    """Image files below `folder`, sorted; hidden files, the system's folders and other kinds of files are skipped.
 
     Links are followed, each folder once. `left_out` counts the other files by their suffix.
+
+    Raises
+    ------
+    DataError
+        A folder that may not be listed, or a link to nothing: there might be images behind them.
     """
+
+    def refuse(error: OSError):
+        raise DataError(f"{error.filename} cannot be listed: {error.strerror}")
+
     found: list[str] = []
     seen: set[tuple[int, int]] = set()
-    for root, folders, files in os.walk(folder, followlinks=True):
+    for root, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
         status = os.stat(root)
         if (status.st_dev, status.st_ino) in seen:
             folders.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        folders[:] = sorted(name for name in folders if not is_system_folder(name))
         for name in sorted(files):
             if name.startswith("."):
                 continue
             if name.lower().endswith(EXTENSIONS):
                 found.append(os.path.join(root, name))
-            elif left_out is not None:
+                continue
+            if not os.path.exists(os.path.join(root, name)):
+                raise DataError(f"{os.path.join(root, name)} is a link to nothing: remove or repair it")
+            if left_out is not None:
                 left_out[os.path.splitext(name)[1].lower()] += 1
     return found
 

@@ -7,113 +7,72 @@ from dataclasses import dataclass
 
 from .errors import DataError
 
-CACHES = ("auto", "device", "ram", "none")
-INTERPOLATIONS = ("bilinear", "bicubic")
+CACHES = ("auto", "device", "ram")
+NOISES = ("uniform", "pair")
 
 
 @dataclass(frozen=True)
 class DataOptions:
-    """Options of `build_data`.
+    """Options of `build_data`."""
 
-    Parameters
-    ----------
-    augment : bool
-        Random crop with black padding of ``image_size // 8`` and, where a mirrored image keeps its class,
-        horizontal flip.
-    randaug : bool
-        RandAugment (2 operations of magnitude 9) as well. Needs `augment`.
-    label_noise : float
-        Share of the training labels changed to another class, in [0, 1).
-    label_noise_kind : str
-        'uniform' (every other class alike), 'pair' (the next class), or a CSV file with a class transition
-        matrix, whose row c holds the chances of what a label c becomes; it needs no `label_noise`.
-    train_labels, label_column : str
-        CSV file with other labels for the training images, and its column; see `labels.read_labels`.
-    imbalance : float
-        Share of its training images that the last class keeps, in (0, 1]; exponential in between.
-    val_split : float
-        Share of each class's training images that become the validation set, in [0, 1).
-    skip_bad : bool
-        Leave unreadable images out, and list them in the notes, instead of refusing the set.
-    cache : {'auto', 'device', 'ram', 'none'}
-        Where decoded images are kept. 'none' decodes them anew each epoch; sets that come as one array
-        (digits, cifar, fashion-mnist) are then kept in host memory.
-    workers : int
-        Processes that decode image files, at the start or during training (``cache='none'``); 0: none but
-        this one. Never more than there are cores.
-    seed : int
-    rank, world_size : int
-        This process among those that train together.
-    progress : bool
-        Show progress bars, on terminals and on rank 0.
-    mean, std : tuple of float, optional
-        What the net wants instead of the set's own statistics.
-    interpolation : {'bilinear', 'bicubic'}, optional
-        Of every resize; default bilinear.
-    crop_pct : float, optional
-        Share of the shorter side, in (0, 1], that the centre crop keeps; default 1.
-    eval_only : bool
-        A set without training images is taken as well; an image folder then needs `class_names`.
-    class_names : sequence of str, optional
-        What the classes are to be called: a set with other ones is refused by name.
-    channels_last : bool
-        Memory layout of the batches: a pixel's channels together, as convolutions want it.
-    """
-
+    # Random crops and, where a mirrored image keeps its class, flips. Up to 64 px a crop is a shift by at most
+    # image_size // 8 with black padding, above it is a random resized crop. False: the test's transform.
     augment: bool = True
-    randaug: bool = False
-    label_noise: float = 0.0
-    label_noise_kind: str = "uniform"
-    train_labels: str = ""
+    crop_scale: tuple[float, float] = (
+        0.08,
+        1.0,
+    )  # shares of an image's area that a random resized crop shows
+    randaug: bool = False  # 2 operations of magnitude 9 as well
+    label_noise: float = 0.0  # share of the training labels changed to another class, in [0, 1)
+    label_noise_kind: str = "uniform"  # to every other class alike, or 'pair': to the next class
+    train_labels: str = ""  # CSV file with other labels for the training images; see `labels.read_labels`
     label_column: str = ""
-    imbalance: float = 1.0
-    val_split: float = 0.0
-    skip_bad: bool = False
-    cache: str = "auto"
-    workers: int = 8
+    imbalance: float = 1.0  # share of its training images that the last class keeps; exponential in between
+    val_split: float = 0.0  # share of each class's training images that become the validation set, in [0, 1)
+    skip_bad: bool = False  # leave unreadable images out, and list them in the notes
+    cache: str = "auto"  # where decoded images of up to 64 px are kept; larger ones are read in every epoch
+    workers: int = 8  # processes that decode image files, never more than there are cores; 0: only this one
     seed: int = 0
-    rank: int = 0
+    rank: int = 0  # of this process among the `world_size` that train together
     world_size: int = 1
-    progress: bool = True
-    mean: tuple[float, ...] | None = None
+    progress: bool = True  # bars, on terminals and on rank 0
+    mean: tuple[float, ...] | None = None  # what the net wants instead of the set's own statistics
     std: tuple[float, ...] | None = None
-    interpolation: str | None = None
-    crop_pct: float | None = None
-    eval_only: bool = False
-    class_names: Sequence[str] | None = None
-    channels_last: bool = False
+    interpolation: str | None = None  # 'bilinear' (default) or 'bicubic', of every resize
+    crop_pct: float | None = None  # share of the shorter side that the test's centre crop keeps; default 1
+    eval_only: bool = False  # take a set without training images as well; a folder then needs `class_names`
+    class_names: Sequence[str] | None = None  # what the classes must be called
+    channels_last: bool = False  # memory layout of the batches, as convolutions want it
 
     def check(self) -> None:
-        """Refuse values that make no sense, each by one line.
-
-        Raises
-        ------
-        DataError
-            For what a user typed; `ValueError` for what only a program can get wrong.
-        """
-        for name, value in (("label noise", self.label_noise), ("validation split", self.val_split)):
-            if not 0 <= value < 1:  # also refuses nan
-                raise DataError(f"{name} {value} is not a share of at least 0 and below 1")
-        if not 0 < self.imbalance <= 1:
-            raise DataError(f"imbalance {self.imbalance} is not a share above 0 and at most 1")
-        if self.cache not in CACHES:
-            raise DataError(f"cache {self.cache!r} is not one of {', '.join(CACHES)}")
-        if self.workers < 0:
-            raise DataError(f"workers {self.workers} is not 0 or more")
-        if self.label_column and not self.train_labels:
-            raise DataError(f"--label-column {self.label_column} needs the file that has it: --train-labels")
-        matrix = self.label_noise_kind not in ("uniform", "pair")
-        if self.train_labels and (self.label_noise or matrix):
-            raise DataError("--train-labels and --label-noise both change the labels: choose one")
-        if matrix and self.label_noise:
-            raise DataError(
-                f"{self.label_noise_kind} says itself how many labels change: leave --label-noise out"
-            )
-        if self.label_noise_kind == "pair" and not self.label_noise:
-            raise DataError("--label-noise-kind pair needs its share: --label-noise R")
-        if not 0 <= self.rank < self.world_size:
-            raise ValueError(f"rank {self.rank} is not below the world size {self.world_size}")
-        if self.interpolation not in (None, *INTERPOLATIONS):
-            raise ValueError(f"interpolation {self.interpolation!r} is not one of {INTERPOLATIONS}")
-        if self.crop_pct is not None and not 0 < self.crop_pct <= 1:
-            raise ValueError(f"crop_pct {self.crop_pct} is not above 0 and at most 1")
+        """Raise `DataError` for values that make no sense; written so that nan is refused too."""
+        smallest, largest = self.crop_scale
+        share = "is not at least 0 and below 1"
+        right = {
+            f"--label-noise {self.label_noise} {share}": 0 <= self.label_noise < 1,
+            f"--val-split {self.val_split} {share}": 0 <= self.val_split < 1,
+            f"--imbalance {self.imbalance} is not above 0 and at most 1": 0 < self.imbalance <= 1,
+            f"--crop-scale {smallest:g} {largest:g}: needs two shares above 0 and at most 1, the smaller first": (
+                0 < smallest <= largest <= 1
+            ),
+            f"--cache {self.cache} is not one of {', '.join(CACHES)}": self.cache in CACHES,
+            f"--workers {self.workers} is not 0 or more": self.workers >= 0,
+            f"--label-noise-kind {self.label_noise_kind} is not one of {', '.join(NOISES)}": (
+                self.label_noise_kind in NOISES
+            ),
+            "--label-noise-kind pair needs its share: --label-noise R": (
+                self.label_noise_kind == "uniform" or self.label_noise > 0
+            ),
+            "--randaug augments and --noaug turns augmentation off: choose one": (
+                self.augment or not self.randaug
+            ),
+            f"--label-column {self.label_column} needs the file that has it: --train-labels": (
+                bool(self.train_labels) or not self.label_column
+            ),
+            "--train-labels and --label-noise both change the labels: choose one": (
+                not self.train_labels or self.label_noise == 0
+            ),
+        }
+        for message, holds in right.items():
+            if not holds:
+                raise DataError(message)

@@ -1,4 +1,4 @@
-"""Every random choice of the data, as pure functions of (seed, epoch).
+"""Every random choice of the data, as pure functions of (seed, epoch, image).
 
 Nothing here keeps state, so a resumed run needs no saved generator: it asks for the same epoch again and
 skips to its batch. All draws are made on the CPU, for the whole epoch and before the ranks share it out,
@@ -8,12 +8,22 @@ so they depend neither on the device nor on how many processes or workers there 
 from __future__ import annotations
 
 import hashlib
+import math
+import random
 from dataclasses import dataclass
 
 import torch
 
 from .errors import DataError
-from .randaug import NUM_OPS, OPERATIONS
+
+NUM_OPS = 2  # operations of RandAugment a sample, one after the other
+# Order is part of what a seed means: append, never reorder.
+OPERATIONS = (
+    "Identity", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color", "Contrast",
+    "Sharpness", "Posterize", "Solarize", "AutoContrast", "Equalize",
+)  # fmt: skip
+_ASPECT = (3 / 4, 4 / 3)  # of width to height, of a random resized crop
+_TRIES = 10  # to find one that fits into the image
 
 
 def generator(*key: object) -> torch.Generator:
@@ -42,7 +52,7 @@ class Draws:
     ops: torch.Tensor | None
 
     def to(self, device: torch.device) -> Draws:
-        """Crops and flips on the device; RandAugment sorts by its operations on the CPU."""
+        """Crops and flips on the device; RandAugment's operations are chosen on the CPU."""
         top, left, flip = (
             None if x is None else x.to(device, non_blocking=True) for x in (self.top, self.left, self.flip)
         )
@@ -79,6 +89,40 @@ def draw(num_samples: int, seed: int, epoch: int, *, pad: int, flip: bool, randa
     mirrored = torch.randint(2, (num_samples,), generator=g).bool() if flip else None
     ops = torch.randint(2 * len(OPERATIONS), (NUM_OPS, num_samples), generator=g) if randaug else None
     return Draws(top, left, mirrored, ops)
+
+
+def crop_keys(num_samples: int, seed: int, epoch: int) -> torch.Tensor:
+    """What `crop_box` takes for each position of an epoch, int64 of shape (num_samples,)."""
+    return torch.randint(2**62, (num_samples,), generator=generator("crop", seed, epoch))
+
+
+def crop_box(
+    key: int, width: int, height: int, scale: tuple[float, float]
+) -> tuple[float, float, float, float]:
+    """A random resized crop: left, top, right and bottom in pixels, in proportion to the image's size.
+
+    Its share of the area is uniform in `scale`, the logarithm of its aspect in that of 3/4 … 4/3, as torchvision
+    draws them. Where ten tries do not fit, the largest part of an allowed aspect is taken, at a random place.
+
+    Parameters
+    ----------
+    key : int
+        One of `crop_keys`.
+    width, height : int
+        Of the image.
+    scale : (float, float)
+    """
+    draw = random.Random(key)
+    for _ in range(_TRIES):
+        area = width * height * draw.uniform(*scale)
+        aspect = math.exp(draw.uniform(*map(math.log, _ASPECT)))
+        w, h = math.sqrt(area * aspect), math.sqrt(area / aspect)
+        if w <= width and h <= height:
+            break
+    else:
+        w, h = min(width, height * _ASPECT[1]), min(height, width / _ASPECT[0])
+    left, top = draw.random() * (width - w), draw.random() * (height - h)
+    return left, top, min(left + w, width), min(top + h, height)
 
 
 def train_batches(num_samples: int, batch_size: int, world_size: int) -> list[tuple[int, int]]:

@@ -13,46 +13,36 @@ from .errors import DataError
 
 @dataclass(frozen=True)
 class Dataset:
-    """What is known of a data set before any of its files is read.
+    """What is known of a data set before any of its files is read."""
 
-    Parameters
-    ----------
-    module : str
-        File in `data/sources/` whose ``load(request)`` finds the images and labels.
-    native_size : int
-        Height and width in pixels that ``image_size=0`` gives; 0: found from the images.
-    flip : bool
-        Whether a mirrored image still shows its class, so that training may flip it.
-    mean, std : tuple of float, optional
-        Per-channel statistics of the training images in [0, 1]; computed from them when absent.
-    aliases : tuple of str
-        Other spellings; case, ``-`` and ``_`` never matter.
-    """
-
+    # File in `data/sources/` whose ``load(name, root, options)`` returns the set's `Source`. `root` is the data
+    # directory or, for an image folder, the folder.
     module: str
-    native_size: int
-    flip: bool = True
-    mean: tuple[float, float, float] | None = None
+    native_size: int  # height and width in pixels that ``image_size=0`` gives; 0: found from the images
+    flip: bool = True  # whether a mirrored image still shows its class, so that training may flip it
+    mean: tuple[float, float, float] | None = None  # of the training images in [0, 1]; absent: computed
     std: tuple[float, float, float] | None = None
-    aliases: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()  # other spellings; case, ``-`` and ``_`` never matter
 
-    def load(self, request):
+    def load(self, name, root, options):
         """Call the data set's own module, imported only now."""
-        return importlib.import_module(f"data.sources.{self.module}").load(request)
+        return importlib.import_module(f"data.sources.{self.module}").load(name, root, options)
 
 
 _IMAGENET: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 _CIFAR10: dict[str, Any] = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2470, 0.2435, 0.2616)}
 _CIFAR100: dict[str, Any] = {"mean": (0.5071, 0.4865, 0.4409), "std": (0.2673, 0.2564, 0.2762)}
+_MNIST: dict[str, Any] = {"mean": (0.1307,) * 3, "std": (0.3081,) * 3}
 _FASHION: dict[str, Any] = {"mean": (0.2860,) * 3, "std": (0.3530,) * 3}
 
 DATASETS: dict[str, Dataset] = {
     "digits": Dataset("digits", 8, flip=False),
-    "cifar10": Dataset("cifar", 32, **_CIFAR10),
-    "cifar100": Dataset("cifar", 32, **_CIFAR100),
+    "cifar10": Dataset("published", 32, **_CIFAR10),
+    "cifar100": Dataset("published", 32, **_CIFAR100),
     "tiny-imagenet": Dataset("tiny_imagenet", 64, **_IMAGENET, aliases=("tiny-imagenet-200",)),
-    "food-101": Dataset("food101", 224, **_IMAGENET),
-    "fashion-mnist": Dataset("fashion_mnist", 28, **_FASHION, aliases=("fmnist",)),
+    "food-101": Dataset("published", 224, **_IMAGENET),
+    "mnist": Dataset("published", 28, flip=False, **_MNIST),
+    "fashion-mnist": Dataset("published", 28, **_FASHION, aliases=("fmnist",)),
     "folder": Dataset("folder", 0),
 }
 
@@ -73,15 +63,7 @@ def _plain(name: str) -> str:
 
 
 def resolve(name: str) -> tuple[str, Dataset, str]:
-    """Find a data set by any spelling of its name.
-
-    Returns
-    -------
-    key : str
-        The name in `DATASETS`.
-    dataset : Dataset
-    path : str
-        What followed the colon of ``folder:<path>``, else ''.
+    """The name in `DATASETS`, the data set, and the path of ``folder:<path>`` ('' for others), by any spelling.
 
     Raises
     ------

@@ -54,8 +54,10 @@ def memorised(run, data_dir=None):
     net, _, _ = load_run(run / "last.pt")
     counts = dict.fromkeys(("right", "right_learned", "wrong", "wrong_learned", "wrong_corrected"), 0)
     with torch.inference_mode():
-        for images, labels in data.train:
-            clean, said = data.clean_train_labels[data.train.index], net(images).argmax(1)
+        seen = 0
+        for images, labels in data.train_in_order():
+            clean, said = data.clean_train_labels[seen : seen + len(labels)], net(images).argmax(1)
+            seen += len(labels)
             wrong = labels != clean
             found = (
                 ~wrong,

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from common import UserError
+from common import UserError, pick_device
 
 
 class World:
@@ -42,7 +42,7 @@ class World:
             raise UserError(
                 f"WORLD_SIZE={self.size} without torchrun: start several processes with torchrun, or unset WORLD_SIZE"
             )
-        self.device = _pick_device(device, int(os.environ.get("LOCAL_RANK") or 0))
+        self.device = pick_device(device, int(os.environ.get("LOCAL_RANK") or 0))
         self._host_group = None
         if self.size > 1:
             on_gpu = self.device.type == "cuda"
@@ -123,21 +123,3 @@ class World:
             return float("nan")
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
-
-
-def _pick_device(name: str, local_rank: int) -> torch.device:
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        name = next(n for n, there in available.items() if there)
-    if not available[name]:
-        there = ", ".join(n for n, yes in available.items() if yes)
-        raise UserError(f"--device {name} is not available on this machine; available: {there}")
-    if name != "cuda":
-        return torch.device(name)
-    if local_rank >= torch.cuda.device_count():
-        raise UserError(
-            f"process {local_rank} of this machine has no GPU: torchrun --nproc_per_node must be at most "
-            f"{torch.cuda.device_count()} here"
-        )
-    torch.cuda.set_device(local_rank)
-    return torch.device("cuda", local_rank)

@@ -1,48 +1,21 @@
 """The focal loss of Lin et al., with the arguments of ``nn.CrossEntropyLoss``."""
 
-import functools
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from .base import ClassLoss, as_float, at_least_float32, check_real, class_loss
+from .base import ClassLoss, check_real, class_loss, finite, one_minus_exp
 
 
 def focal_from_ce(cross_entropy: Tensor, alpha: float | Tensor = 0.25, gamma: float | Tensor = 2.0) -> Tensor:
-    """α (1 − e^(−ℓ))^γ ℓ of per-sample cross entropies ℓ, elementwise: see :func:`focal_loss`.
+    """α (1 − e^(−ℓ))^γ ℓ of per-sample cross entropies ℓ ≥ 0, elementwise, in the same shape.
 
     >>> focal_from_ce(torch.tensor([0.0, 0.6931]), alpha=1, gamma=2)
     tensor([0.0000, 0.1733])
+
+    Half precision is computed in, and returned as, float32. α, γ, errors and source are those of
+    :func:`focal_loss`.
     """
-    alpha, gamma = _check(alpha, gamma)
-    cross_entropy = at_least_float32(cross_entropy)
-    ell = F.hardtanh(cross_entropy, *_bounds(cross_entropy.dtype))  # a clamp, in fewer kernels
-    return (-torch.expm1(-ell)).pow(gamma) * ell * alpha
-
-
-def _bounds(dtype: torch.dtype) -> tuple[float, float]:
-    """Where ℓ is cut off.
-
-    Below, (…)^γ has an infinite slope at 0 for γ < 1: what is cut is small enough for its square to be 0, and
-    large enough for a factor times its (γ − 1)th power not to be infinite. Above, float32 logits can be further
-    apart than float32 can say, which leaves ℓ infinite.
-    """
-    info = torch.finfo(dtype)
-    return info.tiny**0.75, info.max**0.5
-
-
-_BOUNDS = {dtype: _bounds(dtype) for dtype in (torch.float32, torch.float64)}
-
-
-def _pair(ell: Tensor, gamma: float, alpha: float | Tensor = 1.0) -> tuple[Tensor, Tensor]:
-    """φ and φ′ = α (1 − p)^(γ − 1) (1 − p + γ p ℓ) of :func:`focal_from_ce`, without autograd."""
-    ell = ell.clamp(*_BOUNDS[ell.dtype])
-    p = -ell
-    wrong = torch.expm1(p).neg_()
-    power = wrong * alpha if gamma == 2 else wrong.pow(gamma - 1).mul_(alpha)
-    slope = torch.addcmul(wrong, ell, p.exp_(), value=gamma).mul_(power)
-    return ell.mul_(wrong).mul_(power), slope
+    return _phi(finite(cross_entropy), *_check(alpha, gamma))
 
 
 def focal_loss(
@@ -58,7 +31,7 @@ def focal_loss(
 ) -> Tensor:
     """α (1 − p)^γ ℓ with ℓ = −log p the cross entropy: down-weights samples the net already gets right.
 
-    Computed as α (−expm1(−ℓ))^γ ℓ, which keeps its precision as p → 1.
+    Computed as α (−elu(−ℓ))^γ ℓ, which keeps its precision as p → 1.
 
     Parameters
     ----------
@@ -84,29 +57,17 @@ def focal_loss(
     Lin, Goyal, Girshick, He, Dollár: Focal Loss for Dense Object Detection, ICCV 2017, arXiv 1708.02002.
     """
     alpha, gamma = _check(alpha, gamma)
-    of_log_p = None
-    if isinstance(alpha, float) and isinstance(gamma, float) and gamma >= 1:  # below, α^(1/γ) may be 0 or ∞
-        of_log_p = functools.partial(_of_log_p, alpha=alpha, gamma=gamma)
     return class_loss(
-        lambda ell: focal_from_ce(ell, 1.0, gamma),
-        alpha,
-        logits,
-        target,
-        pair=None if isinstance(gamma, Tensor) else lambda ell, alpha: _pair(ell, gamma, alpha),
-        of_log_p=of_log_p,
-        weight=weight,
-        ignore_index=ignore_index,
-        reduction=reduction,
-        label_smoothing=label_smoothing,
-    )
+        lambda ell: _phi(ell, alpha, gamma), logits, target,
+        weight=weight, ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing,
+    )  # fmt: skip
 
 
-def _of_log_p(x: Tensor, alpha: float, gamma: float) -> Tensor:
-    """−α φ(−x) of the log-probabilities x of all classes: see ``of_log_p`` of :func:`losses.base.class_loss`."""
-    low, high = _BOUNDS[x.dtype]
-    x = F.hardtanh(x, -high, -low)
-    wrong = torch.ops.aten.elu(x, -(alpha ** (1 / gamma)), 1.0, 1.0)  # α^(1/γ) (1 − e^x), as x ≤ 0
-    return wrong.pow(gamma) * x
+def _phi(ell: Tensor, alpha: float | Tensor, gamma: float | Tensor) -> Tensor:
+    # At 0 the power has an infinite slope for γ < 1. What is cut off is so small that its square is 0, and so
+    # large that a factor times its (γ − 1)th power is finite.
+    wrong = one_minus_exp(ell.clamp(min=torch.finfo(ell.dtype).tiny ** 0.75))
+    return alpha * wrong**gamma * ell
 
 
 def _check(alpha: float | Tensor, gamma: float | Tensor) -> tuple[float | Tensor, float | Tensor]:
@@ -116,6 +77,8 @@ def _check(alpha: float | Tensor, gamma: float | Tensor) -> tuple[float | Tensor
 class FocalLoss(ClassLoss):
     """:func:`focal_loss` as a module: ``FocalLoss(alpha=0.25, gamma=2.0, *, weight=None, …)``."""
 
+    numbers = ("alpha", "gamma")
+
     def __init__(self, alpha: float | Tensor = 0.25, gamma: float | Tensor = 2.0, **options) -> None:
         super().__init__(**options)
         _check(alpha, gamma)
@@ -123,6 +86,3 @@ class FocalLoss(ClassLoss):
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         return focal_loss(logits, target, self.alpha, self.gamma, **self.options())
-
-    def extra_repr(self) -> str:
-        return f"alpha={as_float(self.alpha):g}, gamma={as_float(self.gamma):g}, {super().extra_repr()}"

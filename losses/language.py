@@ -4,14 +4,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import build_loss, loss_names, loss_parameters
 from .base import at_least_float32
+from .registry import build_loss, loss_names, loss_parameters
 
 
 class CausalLMLoss(nn.Module):
     """Loss of next-word predictions, for ``transformers.Trainer`` and TRL's ``SFTTrainer``.
 
-    >>> Trainer(model, args, train_dataset=texts, compute_loss_func=CausalLMLoss("root", k=5, m=5))
+        Trainer(model, args, train_dataset=texts, compute_loss_func=CausalLMLoss("root", k=5, m=5))
 
     The logits of token t meet label t + 1. The sum over all counted labels is divided by the trainer's
     ``num_items_in_batch``, the number of labels in all micro-batches of a step: 1 × 8, 2 × 4 and 8 × 1 texts
@@ -21,10 +21,10 @@ class CausalLMLoss(nn.Module):
     TRL 1.16 takes it as ``SFTTrainer(…, compute_loss_func=CausalLMLoss())``, but warns that its version 2 will
     not, and meanwhile runs the model a second time a step for its metrics. An override does without both:
 
-    >>> class RootedTrainer(SFTTrainer):
-    ...     compute_loss = transformers.Trainer.compute_loss
-    >>> trainer = RootedTrainer(…)
-    >>> trainer.compute_loss_func = CausalLMLoss("root", k=5, m=5)
+        class RootedTrainer(SFTTrainer):
+            compute_loss = transformers.Trainer.compute_loss
+        trainer = RootedTrainer(…)
+        trainer.compute_loss_func = CausalLMLoss("root", k=5, m=5)
 
     With a `compute_loss` of your own, multiply by the number of processes: ``num_items_in_batch`` counts the labels
     of all of them, and their gradients are averaged. A ``label_smoothing_factor`` among the trainer's arguments does

@@ -1,17 +1,18 @@
 """Rooted losses of a linear layer's output that never hold all of its logits: for a language model's head.
 
 The plain route, ``root_loss(hidden @ weight.T + bias, target)``, holds two matrices of tokens × vocabulary or three;
-these keep one of a chunk of tokens × vocabulary (:mod:`losses.chunked`).
+these keep two of a chunk of tokens × vocabulary (:mod:`losses.chunked`).
 """
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from .base import are_learned, as_float, check_reduction, is_exporting
-from .chunked import ByWords, PerToken, Settings, Summed
-from .rooted import _check, exact_range, rlo_pair, root_pair
+from .base import as_float, check_options
+from .chunked import LinearLoss, Settings
+from .rooted import _check, _rlo, _root, exact_range
 
 # Rows of hidden in a chunk, unless told. At half as many as hidden has features, a chunk's logits are half as
 # large as the weight; outside these bounds matrix products are slow or the chunk buys nothing.
@@ -35,9 +36,11 @@ def linear_root_loss(
 
     Equal to the plain route up to rounding, in value and gradients. A `weight`, `bias` or `hidden` that asks
     for no gradient (the frozen head of LoRA) costs none. Under autocast the matrix products are autocast's.
-    Half precision is summed over chunks in float32. On a CPU without instructions for it, it is multiplied in
-    float32 too. There a half-precision weight and its gradient are float32 a few words at a time, at the price
-    of computing the logits again in the backward pass.
+    Half precision is summed over chunks in float32.
+
+    >>> hidden, weight = torch.ones(3, 4, requires_grad=True), torch.zeros(10, 4)
+    >>> linear_root_loss(hidden, weight, torch.tensor([5, 0, -100]), k=1, m=1)
+    tensor(0.9000, grad_fn=<LinearLossBackward>)
 
     Parameters
     ----------
@@ -79,10 +82,9 @@ def linear_root_loss(
     Wijmans et al.: Cut Your Losses in Large-Vocabulary Language Models, ICLR 2025, arXiv 2411.09009; Hsu et
     al.: Liger Kernel, arXiv 2410.10989: the same idea for cross entropy, as kernels for CUDA.
     """
-    k, m = _number(k, m, "linear_root_loss")
-
-    return _loss(
-        "linear_root_loss", lambda dtype: lambda ell: root_pair(ell, k), m, hidden, weight, target, bias,
+    k, m = _numbers(k, m, "linear_root_loss")
+    return _linear_loss(
+        "linear_root_loss", lambda dtype: lambda ell: _root(ell, k, m), hidden, weight, target, bias,
         ignore_index, reduction, label_smoothing, chunk_size,
     )  # fmt: skip
 
@@ -101,23 +103,22 @@ def linear_rlo_loss(
     chunk_size: int | None = None,
 ) -> Tensor:
     """:func:`losses.rlo_loss` of ``hidden @ weight.T + bias``; all else is as in :func:`linear_root_loss`."""
-    k, m = _number(k, m, "linear_rlo_loss")
+    k, m = _numbers(k, m, "linear_rlo_loss")
 
-    def pair(dtype: torch.dtype) -> Callable:
+    def phi_for(dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
         start = exact_range(dtype, k, m)
+        return lambda ell: _rlo(ell, k, m, start)
 
-        return lambda ell: rlo_pair(ell, k, start)
-
-    return _loss(
-        "linear_rlo_loss", pair, m, hidden, weight, target, bias, ignore_index, reduction, label_smoothing,
-        chunk_size,
+    return _linear_loss(
+        "linear_rlo_loss", phi_for, hidden, weight, target, bias,
+        ignore_index, reduction, label_smoothing, chunk_size,
     )  # fmt: skip
 
 
-def _loss(
-    name, pair, scale, hidden, weight, target, bias, ignore_index, reduction, label_smoothing, chunk_size
+def _linear_loss(
+    name, phi_for, hidden, weight, target, bias, ignore_index, reduction, label_smoothing, chunk_size
 ):
-    if is_exporting():
+    if getattr(torch.compiler, "is_exporting", lambda: False)():  # which torch 2.6 does not have
         raise RuntimeError(
             f"{name} cannot be exported, it would lose its gradient: export the plain route, "
             f"{name.removeprefix('linear_')}(hidden @ weight.T, target)"
@@ -126,27 +127,23 @@ def _loss(
     _check_tensors(hidden, weight, target, bias, ignore_index)
     low, high = CHUNK_BOUNDS
     chunk_size = chunk_size or min(max(hidden.shape[-1] // 2, low), high)
-    dtype = _plain_dtype(hidden)
-    settings = Settings(
-        name, pair(dtype), _product_dtype(dtype, hidden.device), ignore_index, label_smoothing, chunk_size
-    )
+    device, dtype = hidden.device.type, hidden.dtype
+    if torch.is_autocast_enabled(device) and dtype != torch.float64:
+        dtype = torch.get_autocast_dtype(device)
+    settings = Settings(name, phi_for(dtype), dtype, ignore_index, label_smoothing, chunk_size)
     tokens, labels = hidden.reshape(-1, hidden.shape[-1]), target.reshape(-1).long()
-    by_words = _by_words(weight)
-    if by_words or reduction == "none":
-        each = (ByWords if by_words else PerToken).apply(tokens, weight, bias, labels, settings)
-    if reduction == "none":
-        return (each * scale).reshape(target.shape)
-    # Where a mean is over no token at all, it is 0/0 = nan, as in torch.
-    counted = (labels != ignore_index).sum(dtype=torch.float64 if dtype == torch.float64 else torch.float32)
-    factor = scale / counted if reduction == "mean" else scale
-    if by_words:
-        return (each * factor).sum()  # not sum × factor: a sum may overflow where a mean does not
-    return Summed.apply(tokens, weight, bias, labels, factor, torch.is_grad_enabled(), settings)
+    factor = None
+    if reduction != "none":
+        factor = torch.ones((), dtype=torch.promote_types(dtype, torch.float32), device=hidden.device)
+    if reduction == "mean":  # over no token at all it is 0 · ∞ = NaN, as in torch
+        factor = factor / (labels != ignore_index).sum()
+    loss = LinearLoss.apply(tokens, weight, bias, labels, factor, torch.is_grad_enabled(), settings)
+    return loss.reshape(target.shape) if reduction == "none" else loss
 
 
-def _number(k, m, name: str) -> tuple:
-    """k and m, neither of which the chunks give a gradient."""
-    if are_learned(k, m) and torch.is_grad_enabled():
+def _numbers(k, m, name: str) -> tuple:
+    """k and m, checked; the chunks give neither a gradient."""
+    if torch.is_grad_enabled() and any(isinstance(n, Tensor) and n.requires_grad for n in (k, m)):
         plain = name.removeprefix("linear_")
         raise ValueError(
             f"{name} gives k and m no gradient: pass numbers, or learn them on the plain route, "
@@ -155,35 +152,8 @@ def _number(k, m, name: str) -> tuple:
     return _check(k, m)
 
 
-def _plain_dtype(hidden: Tensor) -> torch.dtype:
-    """The dtype that the logits of the plain route would have."""
-    device = hidden.device.type
-    if torch.is_autocast_enabled(device) and hidden.dtype != torch.float64:
-        return torch.get_autocast_dtype(device)
-    return hidden.dtype
-
-
-def _product_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
-    """The dtype of the matrix products: on a CPU half only where it has instructions for it.
-
-    Without them half is multiplied 10 to 200 times slower than float32.
-    """
-    if device.type != "cpu" or dtype not in (torch.float16, torch.bfloat16):
-        return dtype
-    feature = "_is_amx_fp16_supported" if dtype == torch.float16 else "_is_avx512_bf16_supported"
-    native = torch.backends.mkldnn.is_available() and getattr(torch.cpu, feature, bool)()
-    return dtype if native else torch.float32
-
-
-def _by_words(weight: Tensor) -> bool:
-    """Whether :class:`ByWords` is worth a fourth matrix product: where memory is the CPU's, and half is asked for."""
-    return weight.device.type == "cpu" and weight.dtype in (torch.float16, torch.bfloat16)
-
-
 def _check_options(reduction, label_smoothing, chunk_size) -> None:
-    check_reduction(reduction)
-    if not 0.0 <= label_smoothing <= 1.0:
-        raise ValueError(f"label_smoothing must be between 0 and 1, got {label_smoothing!r}")
+    check_options(reduction, label_smoothing)
     if chunk_size is None:
         return
     if not isinstance(chunk_size, int) or isinstance(chunk_size, bool) or chunk_size <= 0:
@@ -230,6 +200,8 @@ def _check_tensors(hidden, weight, target, bias, ignore_index) -> None:
 
 
 class _LinearRootedLoss(nn.Module):
+    function: ClassVar[Callable]
+
     def __init__(
         self,
         k: float = 3.0,
@@ -247,11 +219,11 @@ class _LinearRootedLoss(nn.Module):
         self.ignore_index, self.reduction = ignore_index, reduction
         self.label_smoothing, self.chunk_size = label_smoothing, chunk_size
 
-    def options(self) -> dict:
-        return {
-            "ignore_index": self.ignore_index, "reduction": self.reduction,
-            "label_smoothing": self.label_smoothing, "chunk_size": self.chunk_size,
-        }  # fmt: skip
+    def forward(self, hidden: Tensor, weight: Tensor, target: Tensor, bias: Tensor | None = None) -> Tensor:
+        return type(self).function(
+            hidden, weight, target, self.k, self.m, bias=bias, ignore_index=self.ignore_index,
+            reduction=self.reduction, label_smoothing=self.label_smoothing, chunk_size=self.chunk_size,
+        )  # fmt: skip
 
     def extra_repr(self) -> str:
         options = f"label_smoothing={self.label_smoothing:g}, reduction={self.reduction!r}"
@@ -261,12 +233,10 @@ class _LinearRootedLoss(nn.Module):
 class LinearRootLoss(_LinearRootedLoss):
     """:func:`linear_root_loss` as a module: ``loss(hidden, head.weight, target, head.bias)``."""
 
-    def forward(self, hidden: Tensor, weight: Tensor, target: Tensor, bias: Tensor | None = None) -> Tensor:
-        return linear_root_loss(hidden, weight, target, self.k, self.m, bias=bias, **self.options())
+    function = staticmethod(linear_root_loss)
 
 
 class LinearRLOLoss(_LinearRootedLoss):
     """:func:`linear_rlo_loss` as a module: ``loss(hidden, head.weight, target, head.bias)``."""
 
-    def forward(self, hidden: Tensor, weight: Tensor, target: Tensor, bias: Tensor | None = None) -> Tensor:
-        return linear_rlo_loss(hidden, weight, target, self.k, self.m, bias=bias, **self.options())
+    function = staticmethod(linear_rlo_loss)

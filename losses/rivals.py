@@ -17,15 +17,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .base import ClassLoss, as_float, at_least_float32, check_real, class_loss, has_values
+from .base import (
+    ClassLoss,
+    as_plain,
+    at_least_float32,
+    check_real,
+    class_loss,
+    finite,
+    look_at,
+    one_minus_exp,
+)
 
 # Both papers' published code clips the one-hot target at 10⁻⁴ before its logarithm.
 LOG_OF_ZERO = math.log(1e-4)
-
-
-def _finite(ell: Tensor) -> Tensor:
-    """Float32 logits can be further apart than float32 can say, which leaves ℓ infinite."""
-    return ell.clamp(max=torch.finfo(ell.dtype).max ** 0.5)
 
 
 def sce_loss(
@@ -65,11 +69,7 @@ def sce_loss(
     arXiv 1908.06112.
     """
     alpha, beta, A = _check(alpha, beta, A)
-
-    def phi(ell: Tensor) -> Tensor:
-        return alpha * _finite(ell) + (beta * A) * torch.expm1(-ell)
-
-    return class_loss(phi, 1.0, logits, target, **options)
+    return class_loss(lambda ell: alpha * ell - beta * A * one_minus_exp(ell), logits, target, **options)
 
 
 def apl_loss(
@@ -82,27 +82,8 @@ def apl_loss(
 ) -> Tensor:
     """The active passive loss NCE + RCE: α ℓ / Σ_c (−log p_c) + β (−A) (1 − p).
 
-    Parameters
-    ----------
-    logits, target
-        As in :func:`losses.root_loss`.
-    alpha, beta : float ≥ 0
-        Factors of the normalised and of the reverse cross entropy. The paper has 1 and 1 for CIFAR-10,
-        10 and 0.1 for CIFAR-100.
-    A : float < 0
-        What stands for log 0. As in `sce`.
-    **options
-        `weight`, `ignore_index`, `reduction`, `label_smoothing`, as in ``F.cross_entropy``.
-
-    Returns
-    -------
-    Tensor
-        A scalar, or with ``reduction="none"`` one value a sample.
-
-    Raises
-    ------
-    ValueError
-        If α < 0, β < 0, A ≥ 0, one is not a finite real number, or an option is not one of torch's.
+    Parameters, returns and errors are those of :func:`sce_loss`, α the factor of the normalised cross entropy.
+    The paper has α = β = 1 for CIFAR-10, 10 and 0.1 for CIFAR-100.
 
     References
     ----------
@@ -111,14 +92,14 @@ def apl_loss(
     """
     alpha, beta, A = _check(alpha, beta, A)
     dim = 0 if logits.dim() == 1 else 1
-    of_all = _finite(-F.log_softmax(at_least_float32(logits), dim)).sum(dim, keepdim=True)
-    of_all = of_all.clamp(min=torch.finfo(of_all.dtype).eps)  # 0 where there is one class
+    total = finite(-F.log_softmax(at_least_float32(as_plain(logits)), dim)).sum(dim, keepdim=True)
+    total = total.clamp(min=torch.finfo(total.dtype).eps)  # it is 0 where there is one class
 
     def phi(ell: Tensor) -> Tensor:
-        total = of_all if ell.dim() == of_all.dim() else of_all.squeeze(dim)
-        return alpha * (_finite(ell) / total) + (beta * A) * torch.expm1(-ell)
+        of_sample = total if ell.dim() == total.dim() else total.squeeze(dim)
+        return alpha * ell / of_sample - beta * A * one_minus_exp(ell)
 
-    return class_loss(phi, 1.0, logits, target, **options)
+    return class_loss(phi, logits, target, **options)
 
 
 def poly1_loss(logits: Tensor, target: Tensor, epsilon: float | Tensor = 2.0, **options) -> Tensor:
@@ -126,12 +107,10 @@ def poly1_loss(logits: Tensor, target: Tensor, epsilon: float | Tensor = 2.0, **
 
     Parameters
     ----------
-    logits, target
-        As in :func:`losses.root_loss`.
+    logits, target, options
+        As in :func:`sce_loss`.
     epsilon : float ≥ −1
         What is added to the first coefficient, which is 1. The paper has 2 for ImageNet.
-    **options
-        `weight`, `ignore_index`, `reduction`, `label_smoothing`, as in ``F.cross_entropy``.
 
     Returns
     -------
@@ -149,38 +128,31 @@ def poly1_loss(logits: Tensor, target: Tensor, epsilon: float | Tensor = 2.0, **
     Loss Functions, ICLR 2022, arXiv 2204.12511.
     """
     epsilon = check_real("epsilon", epsilon, -1)
-    return class_loss(lambda ell: _finite(ell) - epsilon * torch.expm1(-ell), 1.0, logits, target, **options)
+    return class_loss(lambda ell: ell + epsilon * one_minus_exp(ell), logits, target, **options)
 
 
 def _check(alpha, beta, log_of_zero) -> tuple:
     alpha, beta = check_real("alpha", alpha, 0), check_real("beta", beta, 0)
     log_of_zero = check_real("A", log_of_zero, -math.inf)
-    if (not isinstance(log_of_zero, Tensor) or has_values(log_of_zero)) and log_of_zero >= 0:
-        raise ValueError(f"A stands for log 0 and must be < 0, got {log_of_zero!r}")
+    number = look_at(log_of_zero) if isinstance(log_of_zero, Tensor) else log_of_zero
+    if number is not None and number >= 0:
+        raise ValueError(f"A stands for log 0 and must be < 0, got {number!r}")
     return alpha, beta, log_of_zero
 
 
 class _WithReverse(ClassLoss):
+    numbers = ("alpha", "beta", "A")
+
     def __init__(self, alpha: float | Tensor, beta: float | Tensor, A: float | Tensor, **options) -> None:
         super().__init__(**options)
         _check(alpha, beta, A)
         self.alpha, self.beta, self.A = alpha, beta, A
 
-    def extra_repr(self) -> str:
-        own = ", ".join(f"{name}={as_float(getattr(self, name)):g}" for name in ("alpha", "beta", "A"))
-        return f"{own}, {super().extra_repr()}"
-
 
 class SCELoss(_WithReverse):
     """:func:`sce_loss` as a module: ``SCELoss(alpha=0.1, beta=1.0, A=log(1e-4), *, weight=None, …)``."""
 
-    def __init__(
-        self,
-        alpha: float | Tensor = 0.1,
-        beta: float | Tensor = 1.0,
-        A: float | Tensor = LOG_OF_ZERO,
-        **options,
-    ) -> None:
+    def __init__(self, alpha: float = 0.1, beta: float = 1.0, A: float = LOG_OF_ZERO, **options) -> None:
         super().__init__(alpha, beta, A, **options)
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
@@ -190,13 +162,7 @@ class SCELoss(_WithReverse):
 class APLLoss(_WithReverse):
     """:func:`apl_loss` as a module: ``APLLoss(alpha=1.0, beta=1.0, A=log(1e-4), *, weight=None, …)``."""
 
-    def __init__(
-        self,
-        alpha: float | Tensor = 1.0,
-        beta: float | Tensor = 1.0,
-        A: float | Tensor = LOG_OF_ZERO,
-        **options,
-    ) -> None:
+    def __init__(self, alpha: float = 1.0, beta: float = 1.0, A: float = LOG_OF_ZERO, **options) -> None:
         super().__init__(alpha, beta, A, **options)
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
@@ -206,6 +172,8 @@ class APLLoss(_WithReverse):
 class Poly1Loss(ClassLoss):
     """:func:`poly1_loss` as a module: ``Poly1Loss(epsilon=2.0, *, weight=None, …)``."""
 
+    numbers = ("epsilon",)
+
     def __init__(self, epsilon: float | Tensor = 2.0, **options) -> None:
         super().__init__(**options)
         check_real("epsilon", epsilon, -1)
@@ -213,6 +181,3 @@ class Poly1Loss(ClassLoss):
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         return poly1_loss(logits, target, self.epsilon, **self.options())
-
-    def extra_repr(self) -> str:
-        return f"epsilon={as_float(self.epsilon):g}, {super().extra_repr()}"

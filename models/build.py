@@ -4,9 +4,9 @@ from pathlib import Path
 
 from torch import nn
 
-from .registry import Facts, ModelError, Net, Spec, check_spec, find_net, on_meta_device
+from .registry import Facts, ModelError, Net, Spec, WeightsUnavailable, find_net, on_meta_device
 from .timm_models import PREFIX, find_timm
-from .weights import WeightsUnavailable, load_checkpoint
+from .weights import load_checkpoint
 
 
 def build_model(
@@ -33,8 +33,8 @@ def build_model(
     pretrained : start from published weights, with a new head (`vit_timm` always does, unless a
         checkpoint is given)
     checkpoint : start from the weights of this file (see `load_checkpoint`), instead of published ones
-    load_weights : False builds the bare structure, for a caller who fills it, e.g. to resume; so do nets
-        that are built under `torch.device("meta")`
+    load_weights : False builds the bare structure, for a caller who fills it; so do nets that are built under
+        `torch.device("meta")`
     new_head : False: the checkpoint's head must fit (see `load_checkpoint`)
 
     Returns
@@ -47,11 +47,15 @@ def build_model(
     ModelError
         An unknown name, an impossible size, a checkpoint that cannot be read or does not fit.
     WeightsUnavailable
-        No published weights, or no way to get at them.
+        There are no published weights, or they cannot be downloaded.
     """
     net = _find(name, pretrained)
-    if image_size is None or image_size == 0:
-        image_size = net.facts.native_size or 0
+    image_size = image_size or net.facts.native_size or 0
+    if num_classes < 2 or min(image_size, patch_size, dim) < 1:
+        raise ModelError(
+            f"{name} needs 2 classes or more, and an image size, a patch size and a dim of 1 or more; "
+            f"got {num_classes}, {image_size}, {patch_size} and {dim}"
+        )
     load_weights = load_weights and not on_meta_device()
     if pretrained and checkpoint is None and not net.published_weights:
         raise WeightsUnavailable(
@@ -59,9 +63,7 @@ def build_model(
             "vit_timm and timm:<name> have them, --checkpoint FILE loads your own"
         )
     pretrained = (pretrained or net.pretrained_by_default) and checkpoint is None and load_weights
-    spec = Spec(num_classes, image_size, patch_size, dim, pretrained)
-    check_spec(spec)
-    model = net.build(spec)
+    model = net.build(Spec(num_classes, image_size, patch_size, dim, pretrained))
     if checkpoint is not None and load_weights:
         load_checkpoint(model, checkpoint, new_head=new_head)
     return model
@@ -77,9 +79,6 @@ def net_facts(name: str, pretrained: bool = False) -> Facts:
 
 
 def _find(name: str, pretrained: bool) -> Net:
-    if not isinstance(name, str):
-        raise ModelError(f"the name of a net must be a string, got {name!r}")
-    name = name.strip()
-    if name.lower().startswith(PREFIX):
-        return find_timm(name[len(PREFIX) :], pretrained)
+    if name.strip().lower().startswith(PREFIX):
+        return find_timm(name.strip()[len(PREFIX) :], pretrained)
     return find_net(name)

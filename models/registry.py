@@ -11,26 +11,28 @@ plus the file's name in `models/__init__.py` and one test.
 
 import functools
 import itertools
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Integral
 
 import torch
 from torch import nn
 
-from common import UserError, did_you_mean
+from common import UserError, did_you_mean, spelling
 
 
 class ModelError(UserError, ValueError):
     """A user's mistake about a net: its name, its sizes, its weights."""
 
 
+class WeightsUnavailable(ModelError):
+    """Pretrained weights that do not exist or cannot be downloaded."""
+
+
 @dataclass(frozen=True)
 class Spec:
-    """What the user asked for; a builder takes from it what concerns its net.
+    """What the user asked for; a builder takes from it what its net needs.
 
-    `pretrained` is True only where published weights shall be loaded now.
+    `pretrained` is True only if published weights are to be loaded now.
     """
 
     num_classes: int
@@ -49,16 +51,16 @@ class Facts:
     native_size : int, optional
         The image size it is meant for, pixels; None: any.
     mean, std : tuple of float, optional
-        What its pretrained weights expect; None: the data's own.
+        What its pretrained weights expect, for pixel values in [0, 1]; None: those of the data.
     interpolation : {"bilinear", "bicubic"}
     crop_pct : float
         Share of the resized image that a test keeps, in (0, 1].
     lr : float
         Peak learning rate of Adam.
     channels_last : bool
-        Whether it is fastest where a pixel's channels lie together.
+        Whether it is fastest in the memory format ``torch.channels_last``.
     recordable : bool
-        Whether its step is known to be one CUDA graph: it has been recorded and replayed on a GPU.
+        Whether a training step has been recorded as a CUDA graph and replayed on a GPU.
     """
 
     native_size: int | None = None
@@ -82,12 +84,12 @@ class Net:
     name: str
     build: Callable[[Spec], nn.Module]
     facts: Facts = CNN
-    published_weights: bool = False  # `pretrained=True` means something
-    pretrained_by_default: bool = False  # ... and is what the name stands for
+    published_weights: bool = False
+    pretrained_by_default: bool = False
 
 
 _NETS: dict[str, Net] = {}
-_KEYS: dict[str, str] = {}  # spelling without case, "-" and "_" → canonical name
+_NAMES: dict[str, str] = {}  # spelling of a name or an alias → name
 
 
 def register(
@@ -105,10 +107,10 @@ def register(
     """
 
     def decorate(builder: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-        for spelling in (name, *aliases):
-            if _key(spelling) in _KEYS:
-                raise RuntimeError(f"two nets are called {spelling!r}")
-            _KEYS[_key(spelling)] = name
+        for alias in map(spelling, (name, *aliases)):
+            if alias in _NAMES:
+                raise RuntimeError(f"two nets are called {alias!r}")
+            _NAMES[alias] = name
         build = functools.partial(builder, **config)
         _NETS[name] = Net(name, build, facts, published_weights, pretrained_by_default)
         return builder
@@ -124,12 +126,11 @@ def find_net(name: str) -> Net:
     ModelError
         The name is unknown; the message lists near matches and the known names.
     """
-    canonical = _KEYS.get(_key(name))
-    if canonical is None:
-        hint = did_you_mean(_key(name), _KEYS, 3)
+    key = spelling(name)
+    if key not in _NAMES:
         known = ", ".join([*list_models(), "timm:<name>"])
-        raise ModelError(f"unknown net {name!r}{hint}; known nets: {known}")
-    return _NETS[canonical]
+        raise ModelError(f"unknown net {name!r}{did_you_mean(key, _NAMES, 3)}; known nets: {known}")
+    return _NETS[_NAMES[key]]
 
 
 def list_models() -> list[str]:
@@ -142,33 +143,17 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
-def check_spec(spec: Spec) -> None:
-    """Raise ValueError unless every number in the spec is a whole number large enough to mean something."""
-    minima = {"num_classes": 2, "image_size": 1, "patch_size": 1, "dim": 1}
-    for field, least in minima.items():
-        value = getattr(spec, field)
-        if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-            raise ModelError(f"{field} must be a whole number of at least {least}, got {value!r}")
-
-
 def nearby(value: int, works: Callable[[int], bool]) -> str:
-    """The nearest values below and above that work, for an error message: `"28, 32"`."""
+    """The nearest values below and above `value` that work, for an error message: ``"28, 32"``."""
     below = next((v for v in range(value - 1, 0, -1) if works(v)), None)
     above = next(v for v in itertools.count(value + 1) if works(v))
     return ", ".join(str(v) for v in (below, above) if v is not None)
 
 
 def patches_per_side(image_size: int, patch_size: int) -> int:
-    """How many patches fit along one side of the image.
-
-    Raises
-    ------
-    ModelError
-        The patches do not tile the image; the message names image sizes that would work.
-    """
+    """How many patches fit along one side of the image; ModelError if they do not tile it."""
     if image_size % patch_size:
-        below = image_size - image_size % patch_size
-        sizes = ", ".join(str(size) for size in (below, below + patch_size) if size)
+        sizes = nearby(image_size, lambda size: size % patch_size == 0)
         raise ModelError(
             f"image size {image_size} is not divisible by patch size {patch_size}; sizes that work: {sizes}"
         )
@@ -177,8 +162,4 @@ def patches_per_side(image_size: int, patch_size: int) -> int:
 
 def on_meta_device() -> bool:
     """Whether nets are being built without storage, e.g. to count their parameters."""
-    return torch.empty(0).device.type == "meta"  # before torch 2.7, get_default_device sees no `with`
-
-
-def _key(name: str) -> str:
-    return re.sub(r"[-_\s]", "", name.lower())
+    return torch.empty(0).device.type == "meta"  # before torch 2.7, get_default_device ignores `with`

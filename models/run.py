@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import unicodedata
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
 
-import safetensors
 import safetensors.torch
 import torch
 from PIL import Image
@@ -18,14 +17,14 @@ from common import write_atomically
 
 from .build import build_model
 from .registry import ModelError
-from .weights import head_names, load_checkpoint, read_file
+from .weights import load_checkpoint, read_file
 
 FORMAT = 1
 
 
 @dataclass
 class ModelInfo:
-    """All that it takes to build a net again, feed it as it was fed, and name what it says.
+    """All that it takes to build a net again, feed it as it was fed, and name its outputs.
 
     Parameters
     ----------
@@ -42,8 +41,9 @@ class ModelInfo:
     class_names : list of str
     loss : str
     loss_options : dict
-    logit_scale : float
-        softmax(logit_scale · z) are the probabilities corrected for the loss (docs/losses.md §7).
+    logit_scale : float or None
+        softmax(logit_scale · z) are the probabilities corrected for the loss (docs/losses.md §7); None: the loss
+        has no such correction.
     dataset, fingerprint : str
         What it was trained on.
     """
@@ -60,13 +60,10 @@ class ModelInfo:
     crop_pct: float = 1.0
     loss: str = ""
     loss_options: dict[str, float] = field(default_factory=dict)
-    logit_scale: float = 1.0
+    logit_scale: float | None = 1.0
     dataset: str = ""
     fingerprint: str = ""
     version: int = FORMAT
-
-    # What `net_facts` says too, so that either can say how to feed a net.
-    native_size = property(lambda self: self.image_size)
 
     def to_dict(self) -> dict:
         """Plain data."""
@@ -74,82 +71,48 @@ class ModelInfo:
 
     @classmethod
     def from_dict(cls, data: Mapping, where: object = "the file") -> ModelInfo:
-        """The inverse of `to_dict`.
-
-        Raises
-        ------
-        ModelError
-            A value is missing, of another kind, or of a later version.
-        """
-        kinds: dict[str, Any] = {
-            "int": int,
-            "float": (float, int),
-            "str": str,
-            "list[str]": list,
-            "dict[str, float]": Mapping,
-        }
-        known = {f.name: f for f in fields(cls)}
+        """The inverse of `to_dict`; ModelError if `data` are not what it gives, or of a later version."""
         try:
-            values = {name: data[name] for name in known}
-        except (KeyError, TypeError) as error:
-            raise ModelError(f"{where} does not say what net it holds: {error} is missing") from None
-        for name, value in values.items():
-            kind = kinds.get(str(known[name].type), (list, tuple))
-            if not isinstance(value, kind) or isinstance(value, bool):
-                raise ModelError(f"{where} says nothing sensible of its net: {name} is {value!r}")
-        if values["version"] > FORMAT:
-            raise ModelError(f"{where} is of a later version of this program: update it")
-        if (
-            len(values["class_names"]) != values["num_classes"]
-            or not len(values["mean"]) == len(values["std"]) == 3
-        ):
-            raise ModelError(f"{where} says nothing sensible of its net: its numbers contradict each other")
-        values["mean"], values["std"] = tuple(values["mean"]), tuple(values["std"])
-        return cls(**values)
+            if data["version"] > FORMAT:
+                raise ModelError(f"{where} is of a later version of this program: update it")
+            info = cls(**{f.name: data[f.name] for f in fields(cls)})
+            info.mean, info.std = tuple(info.mean), tuple(info.std)
+            # a Mac's file system writes é as two characters, most others as one
+            info.class_names = [unicodedata.normalize("NFC", name) for name in info.class_names]
+            fits = (info.num_classes, 3, 3) == tuple(map(len, (info.class_names, info.mean, info.std)))
+        except (KeyError, TypeError):
+            fits = False
+        if not fits:
+            raise ModelError(f"{where} does not say what net it holds: its info is not what train.py writes")
+        return info
 
 
 def read_info(path: str | Path) -> ModelInfo | None:
-    """What a weights file says of its net, or None if it is not a file of ours.
+    """What a weights file says of its net, or None if it is not a file of train.py's.
 
     Raises
     ------
     ModelError
-        The file cannot be read, or what it says makes no sense.
+        The file cannot be read, or what it says of its net makes no sense.
     """
-    path = Path(path)
-    content = read_file(path)
-    if path.suffix.lower() == ".safetensors":
-        with safetensors.safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get("info")
-        try:
-            content = {"info": json.loads(text)} if text else {}
-        except ValueError:
-            raise ModelError(f"checkpoint {path} says nothing sensible of its net; get it again") from None
-    info = content.get("info") if isinstance(content, Mapping) else None
+    info = read_file(path).get("info")
     return None if info is None else ModelInfo.from_dict(info, path)
 
 
-def save_safetensors(path: Path, state: Mapping[str, Tensor], info: ModelInfo | Mapping) -> None:
+def save_safetensors(path: Path, state: Mapping[str, Tensor], info: ModelInfo) -> None:
     """Write the weights with `info` as JSON in the metadata, atomically."""
     data = safetensors_bytes(state, info)
     write_atomically(Path(path), lambda file: file.write(data))
 
 
-def safetensors_bytes(state: Mapping[str, Tensor], info: ModelInfo | Mapping) -> bytes:
+def safetensors_bytes(state: Mapping[str, Tensor], info: ModelInfo) -> bytes:
     """What `save_safetensors` writes."""
-    info = info.to_dict() if isinstance(info, ModelInfo) else dict(info)
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
-    return safetensors.torch.save(tensors, {"info": json.dumps(info), "format": "pt"})
+    return safetensors.torch.save(tensors, {"info": json.dumps(info.to_dict()), "format": "pt"})
 
 
 def weights_file(path: str | Path) -> Path:
-    """The weights of a run directory; a file is given back as it is.
-
-    Raises
-    ------
-    ModelError
-        The directory holds none.
-    """
+    """The weights of a run directory; a file is returned as it is. ModelError if the directory holds none."""
     path = Path(path)
     if not path.is_dir():
         return path
@@ -159,8 +122,28 @@ def weights_file(path: str | Path) -> Path:
     return found[0]
 
 
-def load_run(path: str | Path) -> tuple[nn.Module, Callable[..., Tensor], list[str]]:
-    """A trained net, how to feed it, and what its outputs are called.
+class Transform:
+    """From an image file, a Pillow image or a list of them to a tensor (N, 3, H, W), as the training's test saw it.
+
+    A Pillow image is taken as if it were read from a lossless file.
+    """
+
+    def __init__(self, info: ModelInfo):
+        self.how = (info.image_size, info.interpolation, info.crop_pct)
+        self.mean, self.std = (torch.tensor(x).view(3, 1, 1) for x in (info.mean, info.std))
+
+    def __call__(self, images) -> Tensor:
+        # Decoding belongs to data/, which models/ does without until a trained net is used.
+        from data.images import decode
+
+        images = images if isinstance(images, list | tuple) else [images]
+        pictures = (image if isinstance(image, Image.Image) else str(image) for image in images)
+        pixels = torch.stack([torch.from_numpy(decode(picture, *self.how).copy()) for picture in pictures])
+        return (pixels / 255 - self.mean) / self.std
+
+
+def load_run(path: str | Path) -> tuple[nn.Module, Transform, list[str]]:
+    """A trained net, how to feed it, and the names of its classes.
 
     Parameters
     ----------
@@ -171,19 +154,14 @@ def load_run(path: str | Path) -> tuple[nn.Module, Callable[..., Tensor], list[s
     -------
     net : nn.Module
         In evaluation mode, on the CPU.
-    transform : callable
-        From an image file, a Pillow image or a list of them to a tensor (N, 3, H, W): the pixels that the
-        training's own test saw. A Pillow image is taken as it would be read from a lossless file.
+    transform : Transform
     class_names : list of str
 
     Raises
     ------
     ModelError
-        No weights there, or none that say what net they are of.
+        There are no weights, or none that say what net they are of.
     """
-    # Decoding is the data's; imported here, where both meet.
-    from data.images import decode, resize_squares
-
     path = weights_file(path)
     info = read_info(path)
     if info is None:
@@ -192,25 +170,4 @@ def load_run(path: str | Path) -> tuple[nn.Module, Callable[..., Tensor], list[s
         info.net, info.num_classes, info.image_size, info.patch_size, info.dim, load_weights=False
     )
     load_checkpoint(net, path, new_head=False)
-    mean, std = (torch.tensor(x).view(3, 1, 1) for x in (info.mean, info.std))
-
-    def pixels_of(image) -> Tensor:
-        size, how = info.image_size, (info.interpolation, info.crop_pct)
-        image = image if isinstance(image, Image.Image) else str(image)
-        # small squares are enlarged as tensors, as the training does
-        pixels = torch.from_numpy(decode(image, size, *how, enlarge=False).copy())[None]
-        if pixels.shape[-1] < size:
-            pixels = resize_squares(pixels, size, *how)
-        return (pixels / 255 - mean) / std
-
-    def transform(images) -> Tensor:
-        return torch.cat([pixels_of(i) for i in (images if isinstance(images, list | tuple) else [images])])
-
-    return net.eval(), transform, list(info.class_names)
-
-
-def freeze_all_but_head(net: nn.Module) -> None:
-    """Let only the layers learn that give the logits."""
-    heads = tuple(f"{name}." for name in head_names(net))
-    for name, parameter in net.named_parameters():
-        parameter.requires_grad_(name.startswith(heads))
+    return net.eval(), Transform(info), list(info.class_names)

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import socket
 from dataclasses import replace
 from typing import Any
 
@@ -20,27 +19,18 @@ from .registry import (
     ModelError,
     Net,
     Spec,
+    WeightsUnavailable,
     on_meta_device,
     patches_per_side,
     register,
 )
-from .weights import WeightsUnavailable
 
 PREFIX = "timm:"
 NETWORK_TIMEOUT = 10  # seconds for a server to answer
 
 
 def find_timm(name: str, pretrained: bool = False) -> Net:
-    """What is known of timm's net `name` (with or without a pretrained tag) before it is built.
-
-    Its native size is that of its published weights, if those are wanted (`pretrained`) or the net is
-    built for one size.
-
-    Raises
-    ------
-    ModelError
-        timm has no such net or no such tag; the message lists near matches.
-    """
+    """What `find_net` is for our nets, for timm's net `name`, with or without a tag of its pretrained weights."""
     known = timm.list_models() + timm.list_pretrained()
     name = name if name in known else name.lower()
     if name not in known:
@@ -54,38 +44,23 @@ def find_timm(name: str, pretrained: bool = False) -> Net:
     )
 
 
-# timm's files whose nets mix tokens by self-attention throughout; what only ends in it, or has it in a branch
-# of a convolutional net, learns at a CNN's rate.
-_TRANSFORMERS = frozenset(
-    "beit cait coat convit crossvit davit deepseek_vit deit efficientformer efficientformer_v2 "
-    "efficientvit_mit efficientvit_msra eva fastvit gcvit gemma4_vit hiera hieradet_sam2 iformer levit "
-    "maxxvit metaformer "
-    "mobilevit mvitv2 naflexvit nest nextvit pit pvt_v2 qwen3_vit shvit swiftformer swin_transformer "
-    "swin_transformer_v2 swin_transformer_v2_cr tiny_vit tnt twins vision_transformer "
-    "vision_transformer_hybrid vision_transformer_relpos vision_transformer_sam visformer vitamin volo "
-    "xcit".split()
-)
-
-
 def timm_facts(name: str, pretrained: bool) -> Facts:
-    """What timm's net wants: its file says what kind it is, its configuration what its weights expect."""
-    file = timm.models.model_entrypoint(name.partition(".")[0]).__module__.rpartition(".")[2]
-    # thousands of nets, some of which wait for the GPU inside
-    facts = replace(TRANSFORMER if file in _TRANSFORMERS else CNN, recordable=False)
+    """What timm's net wants, from its configuration; with `pretrained`, what its published weights expect.
+
+    A net that is built for one image size, or embeds patches of the image, is a transformer as a rule, and learns
+    at a transformer's rate.
+    """
     cfg = timm.get_pretrained_cfg(name)
     if cfg is None:
-        return facts
+        return replace(CNN, recordable=False)
+    transformer = cfg.fixed_input_size or "embed" in str(cfg.first_conv)
+    # some of timm's nets wait for the GPU in their forward pass
+    facts = replace(TRANSFORMER if transformer else CNN, recordable=False)
     if not pretrained:
         return replace(facts, native_size=cfg.input_size[-1] if cfg.fixed_input_size else None)
     wants = timm.data.resolve_data_config(pretrained_cfg=cfg.to_dict())
-    return replace(
-        facts,
-        native_size=wants["input_size"][-1],
-        mean=tuple(wants["mean"]),
-        std=tuple(wants["std"]),
-        interpolation=wants["interpolation"],
-        crop_pct=wants["crop_pct"],
-    )
+    of_weights = {name: wants[name] for name in ("mean", "std", "interpolation", "crop_pct")}
+    return replace(facts, native_size=wants["input_size"][-1], **of_weights)
 
 
 @register(
@@ -123,7 +98,11 @@ def build_timm(spec: Spec, name: str) -> nn.Module:
         options["img_size"] = spec.image_size
     try:
         model = timm.create_model(name, **options)
-        _check_patches(model, spec)
+        embed = getattr(model, "patch_embed", None)
+        if isinstance(embed, PatchEmbed) and not embed.dynamic_img_pad:
+            patches_per_side(
+                spec.image_size, embed.patch_size[0]
+            )  # timm would drop the pixels that are left over
         logits_shape = _try_one_image(model, spec)
     except (AssertionError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
         native = f"; its native size is {cfg.input_size[-1]} px" if cfg else ""
@@ -138,13 +117,6 @@ def build_timm(spec: Spec, name: str) -> nn.Module:
     return _create_pretrained(name, cfg, options)
 
 
-def _check_patches(model: nn.Module, spec: Spec) -> None:
-    """timm's ViTs accept sizes that are no whole number of patches and drop the pixels that are left over."""
-    embed = getattr(model, "patch_embed", None)
-    if isinstance(embed, PatchEmbed) and not embed.dynamic_img_pad:
-        patches_per_side(spec.image_size, embed.patch_size[0])
-
-
 def _try_one_image(model: nn.Module, spec: Spec) -> tuple[int, ...]:
     if on_meta_device():  # some nets of timm compute with values and cannot run there
         return (1, spec.num_classes)
@@ -156,17 +128,15 @@ def _try_one_image(model: nn.Module, spec: Spec) -> tuple[int, ...]:
 
 
 def _create_pretrained(name: str, cfg, options: dict) -> nn.Module:
+    """The net with its published weights; it has been built without them, so what fails here is the download."""
     if not timm.is_model_pretrained(name):
         raise WeightsUnavailable(
             f"timm has no pretrained weights for {name}; --checkpoint FILE loads your own"
         )
     try:
-        with _network_timeout(NETWORK_TIMEOUT):
-            _ask_hub_once(cfg)
-            return timm.create_model(name, pretrained=True, **options)
+        _ask_hub_once(cfg)
+        return timm.create_model(name, pretrained=True, **options)
     except Exception as error:
-        if not _is_network_error(error):
-            raise
         raise WeightsUnavailable(
             f"the pretrained weights of {name} cannot be downloaded ({type(error).__name__}); "
             "fetch them where there is a network and pass --checkpoint FILE"
@@ -174,36 +144,18 @@ def _create_pretrained(name: str, cfg, options: dict) -> nn.Module:
 
 
 def _ask_hub_once(cfg) -> None:
-    """Fail now if the weights are neither in the local cache nor within reach.
+    """Fail within seconds if the weights are neither in the local cache nor within reach.
 
-    huggingface_hub by itself retries two file names six times each: 48 s without a name server, minutes
-    behind a firewall that drops packets.
+    huggingface_hub by itself retries for a minute without a name server, for several behind a firewall.
     """
     if not cfg.hf_hub_id:
         return
     import huggingface_hub as hub  # what timm downloads with; only this path needs it
 
     repo, _, revision = cfg.hf_hub_id.partition("@")
-    revision = revision or None
     names = [cfg.hf_hub_filename] if cfg.hf_hub_filename else ["model.safetensors", "pytorch_model.bin"]
-    if any(isinstance(hub.try_to_load_from_cache(repo, n, revision=revision), str) for n in names):
+    if any(isinstance(hub.try_to_load_from_cache(repo, n, revision=revision or None), str) for n in names):
         return
+    url = hub.hf_hub_url(repo, names[0], revision=revision or None)
     with contextlib.suppress(hub.utils.EntryNotFoundError):  # the hub answered; timm tries other file names
-        hub.get_hf_file_metadata(hub.hf_hub_url(repo, names[0], revision=revision), timeout=NETWORK_TIMEOUT)
-
-
-@contextlib.contextmanager
-def _network_timeout(seconds: float):
-    """Give a timeout to sockets without one: urllib's, for the few weights that are not on the hub."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
-
-
-def _is_network_error(error: Exception) -> bool:
-    # The hub's errors and those of the HTTP client of its version share no base class
-    packages = {base.__module__.partition(".")[0] for base in type(error).__mro__}
-    return isinstance(error, OSError) or bool(packages & {"huggingface_hub", "httpx", "httpx2"})
+        hub.get_hf_file_metadata(url, timeout=NETWORK_TIMEOUT)

@@ -10,11 +10,12 @@ import pytest
 import yaml
 
 import compare
+import export
+import predict
 import regression
 import sweep
 import train
 from data.registry import resolve
-from flags import export_parser, predict_parser
 
 ROOT = Path(__file__).resolve().parent.parent
 # No packages: files that are copied from one, and programs in the other.
@@ -32,8 +33,8 @@ PARSERS = {
     "train.py": train.parse_args,
     "regression.py": regression.parse_args,
     "compare.py": compare.parse_args,
-    "export.py": export_parser().parse_args,
-    "predict.py": predict_parser().parse_args,
+    "export.py": export.parse_args,
+    "predict.py": predict.parse_args,
     "sweep.py": lambda words: sweep.make_jobs(sweep.parse_args(words)),
     "stylegan_patch/apply.py": apply.parse_args,
     "paper/acceleration.py": acceleration.parse_args,

@@ -1,6 +1,7 @@
 """Splits, long tails, wrong labels: which images are trained on, and what they are called."""
 
 import csv
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,8 @@ def folder(tmp_path):
 
 def build(folder, **options):
     options = {"workers": 0, "progress": False} | options
-    return data.build_data(f"folder:{folder}", folder.parent / "data", 0, 4, "cpu", **options)
+    size = options.pop("size", 0)
+    return data.build_data(f"folder:{folder}", folder.parent / "data", size, 4, "cpu", **options)
 
 
 def refused(says, call):
@@ -58,9 +60,8 @@ def test_a_validation_split_is_stratified_seeded_and_apart():
     assert abs(d.val.num_samples - 0.2 * 1437) <= 5
 
 
-@pytest.mark.parametrize("cache", ["device", "ram", "none"])
-def test_training_and_validation_images_are_those_of_their_labels(folder, cache):
-    d = build(folder, val_split=0.34, augment=False, cache=cache)
+def test_training_and_validation_images_are_those_of_their_labels(folder):
+    d = build(folder, val_split=0.34, augment=False)
     seen = {}
     for part in (d.train, d.val, d.test):
         for images, targets in part:
@@ -85,8 +86,10 @@ def test_a_folder_with_one_split_keeps_a_part_for_testing(folder, tmp_path):
 
 
 @pytest.mark.parametrize("options", [{"val_split": 1.5}, {"val_split": -0.1}, {"val_split": float("nan")},
-    {"imbalance": 0.0}, {"imbalance": 1.1}, {"label_noise_kind": "pair"}, {"label_noise_kind": "nowhere.csv"},
+    {"imbalance": 0.0}, {"imbalance": 1.1}, {"label_noise_kind": "pair"}, {"label_noise_kind": "matrix.csv"},
     {"label_column": "x"}, {"train_labels": "nowhere.csv"}, {"train_labels": "x.csv", "label_noise": 0.1},
+    {"label_noise": 1.0}, {"workers": -1}, {"cache": "none"}, {"augment": False, "randaug": True},
+    {"crop_scale": (0, 1)}, {"crop_scale": (2, 1)}, {"crop_scale": (0.5, 0.2)}, {"crop_scale": (float("nan"), 1)},
 ])  # fmt: skip
 def test_values_that_make_no_sense_are_one_line(options):
     refused(".", lambda: digits(**options))
@@ -118,22 +121,6 @@ def test_pair_noise_moves_to_the_next_class():
     assert set((noisy - every) % 10) == {0, 1} and (noisy != every).sum() == 300
 
 
-def test_a_transition_matrix_gives_its_shares(tmp_path):
-    file = tmp_path / "t.csv"
-    file.write_text("0.5,0.5,0\n0,1,0\n0.2,0.2,0.6\n")
-    every = np.arange(30000) % 3
-    noisy = labels.noisy_labels(every, 3, 0.0, str(file), 0)
-    got = np.array([np.bincount(noisy[every == c], minlength=3) / 10000 for c in range(3)])
-    np.testing.assert_allclose(got, [[0.5, 0.5, 0], [0, 1, 0], [0.2, 0.2, 0.6]], atol=0.02)
-    assert got[0, 2] == 0 and got[1, 1] == 1
-    file.write_text("1,0\n0,1\n", encoding="utf-8-sig")  # as Excel does
-    assert labels.read_transition(str(file), 2).tolist() == [[1, 0], [0, 1]]
-    for text, says in (("1,0\n0,1\n", "squared"), ("1,0,0\n0,1,0\n0,0.5,0\n", "row 3"),
-                       ("2,-1,0\n0,1,0\n0,0,1\n", "row 1"), ("a,b\n", "matrix")):  # fmt: skip
-        file.write_text(text)
-        refused(says, lambda: labels.read_transition(str(file), 3))
-
-
 def test_labels_from_a_file_by_index_are_told_apart_from_the_clean_ones(tmp_path):
     clean = digits().clean_train_labels
     other = (clean + (torch.arange(1437) % 4 == 0)) % 10
@@ -142,20 +129,23 @@ def test_labels_from_a_file_by_index_are_told_apart_from_the_clean_ones(tmp_path
     refused("did you mean a", lambda: digits(train_labels=file, label_column="aa"))
     d = digits(train_labels=file, label_column="a")
     assert torch.equal(d.clean_train_labels, clean) and d.wrong_labels == pytest.approx(360 / 1437)
-    for _, targets in d.train:
-        assert torch.equal(targets, other[d.train.index])
+    assert torch.equal(torch.cat([y for _, y in d.train_in_order()]), other)
     assert any("sha256" in note for note in d.notes) and "360 training labels flipped" in d.description
     text = Path(file).read_text()
     Path(file).write_bytes(
         ("\ufeff" + text.replace("index,a,b", "index , a,b")).replace("\n", "\r\n").encode()
     )
-    assert torch.equal(digits(train_labels=file, label_column="a").train._labels, other)
+    again = digits(train_labels=file, label_column="a")
+    assert again.labels_digest == d.labels_digest
     Path(file).write_text(text.replace("index,a,b", "index,a,a"))
     refused("several columns 'a'", lambda: digits(train_labels=file, label_column="a"))
     Path(file).write_text(text)
     split = digits(train_labels=file, label_column="a", val_split=0.1, imbalance=0.5)
-    wrong = sum((t != split.clean_train_labels[split.train.index]).sum() for _, t in split.train)
-    assert abs(int(wrong) / split.train.num_samples - split.wrong_labels) < 0.02
+    given = torch.cat([y for _, y in split.train_in_order()])
+    assert torch.equal(given, other[split.train_index]) and torch.equal(
+        split.clean_train_labels, clean[split.train_index]
+    )
+    assert float((given != split.clean_train_labels).float().mean()) == pytest.approx(split.wrong_labels)
 
 
 def test_labels_from_a_file_by_path_take_names_and_refuse_gaps(folder, tmp_path):
@@ -177,23 +167,56 @@ def test_labels_from_a_file_by_path_take_names_and_refuse_gaps(folder, tmp_path)
     )
 
 
-@pytest.mark.parametrize("cache", ["device", "none"])
-def test_bad_images_are_all_listed_or_left_out(folder, cache):
+def test_an_empty_label_leaves_the_image_out(folder, tmp_path):
+    rows = [(f"{c}/{i}.png", "" if i == 2 else c) for c in ("ant", "bee") for i in range(6)]
+    d = build(
+        folder,
+        train_labels=write_csv(tmp_path / "l.csv", ["file", "label", "was"], [(*r, "x") for r in rows]),
+    )
+    assert d.class_counts == [5, 5] and "2 training images without a label are left out" in d.notes
+    assert d.train_names == [name for name, label in rows if label]
+    assert torch.cat([y for _, y in d.train_in_order()]).tolist() == [0] * 5 + [1] * 5
+
+
+def test_numbers_are_never_taken_for_the_positions_of_classes_called_by_numbers(folder, tmp_path):
+    """Labels 1 to 2 of classes 01 and 02 are no indices: they would be read one off."""
+    for split in ("train", "test"):
+        for old, new in (("ant", "01"), ("bee", "02")):
+            (folder / split / old).rename(folder / split / new)
+    rows = [(f"0{c}/{i}.png", c) for c in (1, 2) for i in range(6)]
+    file = write_csv(tmp_path / "l.csv", ["file", "label"], rows)
+    refused("'1' is no class; did you mean 01", lambda: build(folder, train_labels=file))
+    file = write_csv(tmp_path / "l.csv", ["file", "label"], [(name, f"0{c}") for name, c in rows])
+    assert build(folder, train_labels=file).wrong_labels == 0
+
+
+def test_names_are_equal_in_both_forms_of_unicode(folder, tmp_path):
+    for split, form in (("train", "NFC"), ("test", "NFD")):
+        (folder / split / "bee").rename(folder / split / unicodedata.normalize(form, "caf\xe9"))
+    rows = [(f"{c}/{i}.png", c) for c in ("ant", unicodedata.normalize("NFD", "caf\xe9")) for i in range(6)]
+    d = build(folder, train_labels=write_csv(tmp_path / "l.csv", ["file", "label"], rows))
+    assert d.class_names == ["ant", "caf\xe9"] and d.wrong_labels == 0 and d.test.num_samples == 4
+    assert build(folder, class_names=["ant", "cafe\u0301"]).num_classes == 2
+
+
+@pytest.mark.parametrize("size", [8, 70])
+def test_bad_images_are_all_listed_or_left_out(folder, size):
     for name in ("ant/0.png", "bee/3.png", "bee/4.png"):
         (folder / "train" / name).write_bytes(b"no image")
     (folder / "train" / "bee" / "4.png").unlink()
     (folder / "train" / "bee" / "4.png").symlink_to("nowhere")
-    if cache == "device":
-        refused(
-            "3 images cannot be read: .*ant/0.png.*bee/3.png.*bee/4.png", lambda: build(folder, cache=cache)
-        )
+    refused("bee/4.png: a link to nothing", lambda: build(folder, size=size))
+    (folder / "train" / "bee" / "4.png").unlink()
+    (folder / "train" / "bee" / "4.png").write_bytes(b"")
+    says = "images cannot be read: .*ant/0.png.*bee/3.png.*bee/4.png" if size == 8 else r"(0|3|4)\.png"
+    refused(says, lambda: list(build(folder, size=size, augment=False).train_in_order()))
     for _ in range(2):  # decoded, then cached
-        d = build(folder, cache=cache, skip_bad=True, augment=False)
+        d = build(folder, size=size, skip_bad=True, augment=False)
         assert d.class_counts == [5, 4] and sum("left out: " in note for note in d.notes) == 3
         assert sum(len(y) for _, y in d.train) == 8  # the ninth would be a batch of one
     for i in range(6):
         (folder / "train" / "ant" / f"{i}.png").write_bytes(b"no image")
-    refused("'ant' has no training image", lambda: build(folder, cache=cache, skip_bad=True))
+    refused("'ant' has no training image", lambda: build(folder, size=size, skip_bad=True))
 
 
 def test_what_the_net_wants_goes_before_the_sets_own_and_equals_timms_pipeline(folder):
@@ -201,13 +224,14 @@ def test_what_the_net_wants_goes_before_the_sets_own_and_equals_timms_pipeline(f
     for file in folder.glob("test/*/*.png"):
         Image.fromarray(rng.integers(0, 256, (40, 52, 3), dtype=np.uint8)).save(file)
     wish = {"mean": (0.5,) * 3, "std": (0.25,) * 3, "interpolation": "bicubic", "crop_pct": 0.875}
-    d = data.build_data(f"folder:{folder}", folder.parent / "data", 28, 4, "cpu", workers=0, **wish)
+    d = build(folder, size=28, **wish)
     chain = transforms.Compose([
         transforms.Resize(32, transforms.InterpolationMode.BICUBIC), transforms.CenterCrop(28),
         transforms.ToTensor(), transforms.Normalize(wish["mean"], wish["std"]),
     ])  # fmt: skip
     expected = torch.stack([chain(Image.open(path)) for path in d.test_paths])
     torch.testing.assert_close(next(iter(d.test))[0], expected, atol=1e-5, rtol=1e-5)
+    assert d.image_size == 28
     assert (d.mean, d.interpolation, d.crop_pct) == (wish["mean"], "bicubic", 0.875)
     small, plain = (digits(crop_pct=p, mean=(0.5,) * 3, std=(0.25,) * 3) for p in (0.5, 1.0))
     zoomed = torch.nn.functional.interpolate(next(iter(plain.test))[0], scale_factor=2, mode="bilinear")

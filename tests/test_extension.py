@@ -17,7 +17,7 @@ from losses.base import ClassLoss, class_loss
 
 class SquareLoss(ClassLoss):  # the square of cross entropy
     def forward(self, logits, target):
-        return class_loss(lambda ell: ell.clamp(max=1e6) ** 2, 1.0, logits, target, **self.options())
+        return class_loss(lambda ell: ell.clamp(max=1e6) ** 2, logits, target, **self.options())
 
 class Signs(torch.optim.Optimizer):
     def __init__(self, params, lr=1e-3, weight_decay=0.0):
@@ -29,7 +29,7 @@ class Signs(torch.optim.Optimizer):
                 mean = self.state[p].setdefault("mean", torch.zeros_like(p))
                 p.sub_(mean.lerp_(p.grad, 0.1).sign(), alpha=group["lr"])
 
-def load(request):
+def load(name, root, options):
     from data.source import Source, Split
     g = np.random.default_rng(0)
     def split(n):
@@ -40,7 +40,7 @@ def load(request):
 
 me = sys.modules[__name__]
 sys.modules["data.sources.stripes"] = sys.modules["plugin"] = me
-losses._CLASSES["square"] = "plugin:SquareLoss"
+losses.LOSSES["square"] = SquareLoss
 from data.registry import DATASETS, Dataset
 DATASETS["stripes"] = Dataset("stripes", 8)
 from engine.optim import OPTIMIZERS

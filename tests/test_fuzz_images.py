@@ -25,18 +25,6 @@ FORMATS = {
     "PPM": ("ppm", 0, False, False), "TGA": ("tga", 0, True, False), "JPEG2000": ("jp2", 0, True, False),
 }  # fmt: skip
 COLOURS = ("1", "L", "P", "LA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "P+alpha", "L+key", "RGB+key")
-DEEP = (
-    "I;16",
-    "I;16B",
-    "F",
-    "F/wild",
-    "F/nan",
-    "I",
-    "I;16/12 bits",
-    "RGB/16",
-    "RGB/12 of 16",
-    "I;16/inverted",
-)
 
 
 def smooth(rng, bands):
@@ -107,85 +95,68 @@ def png16(rgb):
     )
 
 
-def write_deep(rng, kind, path):
-    """Write one of the deep kinds; the RGB expected, None where the file must be refused, and a suffix."""
-    share = smooth(rng, 1)[..., 0]
-    wide = np.rint(share * 65535).astype(np.uint16)
-    expected = np.repeat((wide >> 8)[..., None], 3, -1)
-    if kind in ("RGB/16", "RGB/12 of 16"):
-        rgb = np.rint(smooth(rng, 3) * (65535 if kind == "RGB/16" else 4095)).astype(np.uint16)
-        path.write_bytes(png16(rgb))
-        return rgb >> 8 if kind == "RGB/16" else None
-    if kind == "I;16":
-        Image.fromarray(wide).save(path, "PNG" if rng.integers(2) else "TIFF")
-    elif kind == "I;16B":
-        Image.fromarray(wide.astype(">u2")).save(path, "TIFF")
-    elif kind == "I;16/inverted":
-        Image.fromarray(wide).save(path, "TIFF", tiffinfo={262: 0})
-        expected = 255 - expected
-    elif kind == "I;16/12 bits":
-        Image.fromarray(wide >> 4).save(path, "PNG")
-        expected = None
-    elif kind == "I":
-        top = int(rng.choice([255, 65535, 2**31 - 1]))
-        Image.fromarray((share * top).astype(np.int32)).save(path, "TIFF")
-        expected = None
+def tiff12(values):
+    """A grey TIFF of 12 bits, two pixels in three bytes, which Pillow does not write."""
+    pairs = values.reshape(-1, 2).astype(int)
+    body = b"".join(bytes([a >> 4, (a & 15) << 4 | b >> 8, b & 255]) for a, b in pairs)
+    tags = {256: 16, 257: 16, 258: 12, 259: 1, 262: 1, 273: 8 + 2 + 12 * 8 + 4, 278: 16, 279: len(body)}
+    entries = b"".join(struct.pack("<HHIHH", tag, 3, 1, tags[tag], 0) for tag in sorted(tags))
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + body
+
+
+@pytest.mark.parametrize(
+    "kind", ["I;16 png", "I;16 tif", "I;16 jp2", "I;16B", "I", "F", "RGB png", "12 bits"]
+)
+def test_more_than_eight_bits_a_channel_are_refused_by_name(tmp_path, kind):
+    """Which of the values is white is not in the file, and Pillow would cut off what is above 255."""
+    share = smooth(np.random.default_rng(0), 3)
+    grey, wide = share[..., 0], np.rint(share * 65535).astype(np.uint16)
+    path = tmp_path / f"deep.{kind.partition(' ')[2] if kind[:3] in ('I;1', 'RGB') else ''}"
+    path = path if path.suffix in (".png", ".jp2") else path.with_suffix(".tif")
+    if kind == "RGB png":
+        path.write_bytes(png16(wide))
+    elif kind == "12 bits":
+        path.write_bytes(tiff12(wide[..., 0] >> 4))
     else:
-        values = share.astype(np.float32)
-        expected = np.repeat(np.rint(values * 255)[..., None], 3, -1)
-        if kind == "F/wild":
-            values, expected = values * float(rng.choice([255, 1e6, -1, 1e-3])), None
-        elif kind == "F/nan":
-            values[2, 3], expected = rng.choice([np.nan, np.inf]), None
-        Image.fromarray(values).save(path, "TIFF")
-    return expected
+        types = {"I;16B": ">u2", "I": np.int32, "F": np.float32}
+        values = {"I": grey * 255, "F": grey}.get(kind, wide[..., 0])
+        Image.fromarray(values.astype(types.get(kind, np.uint16))).save(path)
+    with pytest.raises(data.DataError, match="more than 8 bits a channel") as error:
+        images.decode(str(path), SIDE)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
 
 
-def test_images_are_read_as_written_or_refused(tmp_path):
+def test_images_are_read_as_written(tmp_path):
     rng = np.random.default_rng(20)
-    done = refused = 0
+    done = 0
     wrong = []
     while done < COUNT:
-        kind = str(rng.choice(COLOURS + DEEP))
-        if kind in DEEP:
-            path, tolerance, what = tmp_path / f"{done}.{'png' if 'RGB' in kind else 'tif'}", 1, kind
-            expected = write_deep(rng, kind, path)
-        else:
-            name = str(rng.choice(list(FORMATS)))
-            suffix, tolerance, keeps_alpha, exif = FORMATS[name]
-            image, options, expected = draw_colour(rng, kind)
-            if ("A" in kind or options) and (not keeps_alpha or (options and name != "PNG")):
-                continue
-            path, orientation = tmp_path / f"{done}.{suffix}", int(rng.integers(1, 9)) if exif else 1
-            what = f"{name} {kind} turned {orientation}"
-            if orientation > 1:
-                tags = Image.Exif()
-                tags[0x0112] = orientation
-                options["exif"] = tags
-                shown = Image.fromarray(expected.astype(np.uint8))
-                shown.info["exif"] = tags.tobytes()
-                expected = np.asarray(ImageOps.exif_transpose(shown))
-            if name in ("JPEG", "WEBP"):
-                options |= (
-                    {"quality": 98, "subsampling": 0} if name == "JPEG" else {"lossless": True, "exact": True}
-                )
-            try:
-                image.save(path, name, **options)
-            except (OSError, ValueError):  # the format has no such mode
-                continue
-        done += 1
-        try:
-            pixels = images.decode(str(path), SIDE).transpose(1, 2, 0).astype(int)
-        except data.DataError as error:
-            refused += 1
-            if expected is not None or str(path) not in str(error) or "mode" not in str(error):
-                wrong.append(f"{what}: refused with {error}")
+        kind, name = str(rng.choice(COLOURS)), str(rng.choice(list(FORMATS)))
+        suffix, tolerance, keeps_alpha, exif = FORMATS[name]
+        image, options, expected = draw_colour(rng, kind)
+        if ("A" in kind or options) and (not keeps_alpha or (options and name != "PNG")):
             continue
-        if expected is None:
-            wrong.append(f"{what}: read, should be refused")
-        elif np.abs(pixels - expected).max() > tolerance + 1:
+        path, orientation = tmp_path / f"{done}.{suffix}", int(rng.integers(1, 9)) if exif else 1
+        what = f"{name} {kind} turned {orientation}"
+        if orientation > 1:
+            tags = Image.Exif()
+            tags[0x0112] = orientation
+            options["exif"] = tags
+            shown = Image.fromarray(expected.astype(np.uint8))
+            shown.info["exif"] = tags.tobytes()
+            expected = np.asarray(ImageOps.exif_transpose(shown))
+        if name in ("JPEG", "WEBP"):
+            options |= (
+                {"quality": 98, "subsampling": 0} if name == "JPEG" else {"lossless": True, "exact": True}
+            )
+        try:
+            image.save(path, name, **options)
+        except (OSError, ValueError):  # the format has no such mode
+            continue
+        done += 1
+        pixels = images.decode(str(path), SIDE).transpose(1, 2, 0).astype(int)
+        if np.abs(pixels - expected).max() > tolerance + 1:
             wrong.append(f"{what}: off by {np.abs(pixels - expected).max():.0f}")
-    print(f"{done} images, {refused} refused, {len(wrong)} differences")
     assert not wrong, "\n".join(sorted(set(wrong)))
 
 
@@ -206,40 +177,6 @@ def test_photos_stand_as_viewers_show_them(tmp_path, suffix, orientation):
     assert np.abs(got - wanted).max() <= (4 if suffix == "jpg" else 0)
 
 
-def deep_tiff(**options):
-    return lambda path: Image.fromarray(np.full((8, 8), 30000, np.uint16)).save(path, "TIFF", **options)
-
-
-def tiff(path, body, tags):
-    """Eight by eight pixels under tags of our own, each one short number."""
-    tags = {256: 8, 257: 8, 259: 1, 273: 0, 278: 8, 279: len(body)} | tags
-    tags[273] = 8 + 2 + 12 * len(tags) + 4
-    entries = b"".join(struct.pack("<HHIHH", tag, 3, 1, tags[tag], 0) for tag in sorted(tags))
-    path.write_bytes(b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + body)
-
-
-def pages(path):
-    first, *rest = [Image.new("L", (8, 8), v) for v in (10, 200, 90)]
-    first.save(path, "TIFF", save_all=True, append_images=rest)
-
-
-@pytest.mark.parametrize(
-    ("write", "says"),
-    [
-        (lambda p: Image.new("RGBA", (8, 8), (200, 0, 0, 0)).save(p, "TGA"), "mode RGBA, wholly transparent"),
-        (lambda p: tiff(p, bytes(128), {258: 8, 262: 1, 277: 2, 338: 0}), "2 channels"),
-        (lambda p: tiff(p, bytes(64), {258: 8, 262: 1, 339: 2}), "signed"),
-        (deep_tiff(tiffinfo={339: 2}), "signed"),
-        (pages, "3 pages"),
-    ],
-)  # fmt: skip
-def test_what_pillow_would_read_as_something_else_is_refused(tmp_path, write, says):
-    write(tmp_path / "a.tif")
-    with pytest.raises(data.DataError, match=says) as error:
-        images.decode(str(tmp_path / "a.tif"), 8)
-    assert str(tmp_path / "a.tif") in str(error.value)
-
-
 def test_hidden_colours_under_full_transparency_are_not_seen(tmp_path):
     for hidden in (0, 255):
         pixels = np.full((8, 8, 4), hidden, np.uint8)
@@ -248,11 +185,3 @@ def test_hidden_colours_under_full_transparency_are_not_seen(tmp_path):
         Image.fromarray(pixels).save(tmp_path / f"{hidden}.png")
     a, b = (images.decode(str(tmp_path / f"{hidden}.png"), 8) for hidden in (0, 255))
     assert np.array_equal(a, b) and a[0, 0, 1] == 255 and a[0, 1, 1] == 90
-
-
-def test_twelve_bit_tiff_reaches_white(tmp_path):
-    values = np.arange(64, dtype=np.uint16).reshape(8, 8) * 65
-    pairs = values.reshape(-1, 2).astype(int)
-    packed = b"".join(bytes([a >> 4, (a & 15) << 4 | b >> 8, b & 255]) for a, b in pairs)
-    tiff(tmp_path / "a.tif", packed, {258: 12, 262: 1})
-    assert np.array_equal(images.decode(str(tmp_path / "a.tif"), 8)[0], values >> 4)

@@ -11,7 +11,6 @@ from sklearn.datasets import load_breast_cancer, load_digits, load_wine
 from sklearn.ensemble import AdaBoostClassifier, BaggingClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import log_loss
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -133,15 +132,6 @@ def test_root_ends_where_the_logistic_solution_leads_when_k_falls_slowly(k):
     W = np.append(model.coef_, model.intercept_)
     l2 = 1 / (0.02 * len(y))
     assert np.abs(Objective(X, y, 2, k, "root", l2=l2).value_and_gradient(W)[1]).max() <= 2e-8
-
-
-def test_corrected_probabilities_have_a_lower_log_loss_than_plain_softmax():
-    rng = np.random.default_rng(0)
-    X = rng.normal(size=(4000, 5))
-    y = (X @ rng.normal(size=5) + rng.logistic(size=4000) > 0).astype(int)
-    model = RootedLogisticRegression(k=2).fit(X[:2000], y[:2000])
-    plain = 1 / (1 + np.exp(-model.decision_function(X[2000:])))
-    assert log_loss(y[2000:], model.predict_proba(X[2000:])) < log_loss(y[2000:], plain)
 
 
 def test_it_works_in_a_grid_search_of_a_pipeline_with_string_labels():

@@ -1,14 +1,11 @@
 """sce, apl and poly1: what is theirs alone (all that they share with the other losses is in test_losses.py)."""
 
-import json
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-import sweep
-import train
 from losses import apl_loss, poly1_loss, sce_loss
 
 
@@ -53,27 +50,3 @@ def test_a_single_class_costs_nothing():
     for loss in (sce_loss, apl_loss, poly1_loss):
         value = loss(z, torch.zeros(2).long())
         assert value == 0 and (torch.autograd.grad(value, z)[0] == 0).all()
-
-
-def test_flags_without_a_value_have_the_default_of_the_loss():
-    for loss, wanted in (
-        ("sce", (0.1, 1.0, None)), ("apl", (1.0, 1.0, None)), ("poly1", (None, None, 2.0)),
-        ("focal", (0.25, None, None)), ("root", (None, None, None)),
-    ):  # fmt: skip
-        args, typed = train.parse_args(["--loss", loss])
-        assert (args.alpha, args.beta, args.epsilon) == wanted and typed == {"loss"}
-    assert train.parse_args("--loss sce --alpha 6 --beta 0.1".split())[0].alpha == 6
-    words = "--loss sce apl poly1 --k 2 3 --seed 0 -- --dataset digits".split()
-    assert [job.name for job in sweep.make_jobs(sweep.parse_args(words))] == [
-        "digits-ViT-sce-alpha0.1-beta1-seed0", "digits-ViT-apl-alpha1-beta1-seed0", "digits-ViT-poly1-epsilon2-seed0",
-    ]  # fmt: skip
-
-
-def test_they_train_with_soft_labels_and_what_they_trained_with_is_recorded(here, tmp_path, capsys):
-    flags = "--dataset digits --net vit_tiny --dimhead 16 --bs 512 --max-steps 1 --mixup 0.2 --label-smoothing 0.1"
-    train.main(
-        [*flags.split(), *"--loss apl --beta 0.5 --epsilon 1 --run-name run --out".split(), str(tmp_path)]
-    )
-    config = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert {"alpha": 1.0, "beta": 0.5}.items() <= config.items()
-    assert "note    --epsilon ignored: --loss apl has none" in capsys.readouterr().out

@@ -102,7 +102,7 @@ train | VIT --checkpoint LONG | is not there | give a .pt or .safetensors file
 train | VIT --checkpoint folder.pt | folder.pt is a directory | give a .pt or .safetensors file
 train | VIT --checkpoint text.pt | text.pt is | checkpoint text.pt
 train | VIT --checkpoint empty.pt | empty.pt is | checkpoint empty.pt
-train | VIT --checkpoint text.safetensors | text.safetensors cannot be read | get it again or give another
+train | VIT --checkpoint text.safetensors | text.safetensors cannot be read | give a .pt or .safetensors file
 train | VIT --checkpoint evil/last.pt | evil/last.pt is not a file of plain tensors | save the state_dict()
 train | VIT --dimhead 32 --checkpoint runs/run0/best.pt | run0/best.pt does not fit | give the net
 train | VIT --run-name a/b | --run-name | a plain name

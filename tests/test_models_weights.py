@@ -3,11 +3,8 @@
 import argparse
 import logging
 import pickle
-import types
 from fractions import Fraction
-from pathlib import Path
 
-import numpy as np
 import pytest
 import timm
 import torch
@@ -31,144 +28,62 @@ def state():
     return small_vit().state_dict()
 
 
-@pytest.mark.parametrize("nested", [None, "model", "state_dict", "net", "model_state_dict", "weights"])
-@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
-def test_torch_checkpoint_loads_whatever_wrapped_it(tmp_path, state, nested, prefix):
-    content = {prefix + key: value for key, value in state.items()}
-    if nested:
-        optimizer = torch.optim.Adam([torch.nn.Parameter(torch.ones(2))])
-        optimizer.param_groups[0]["params"][0].sum().backward()
-        optimizer.step()
-        # what trainers keep beside it may be called as weights are elsewhere
-        content = {
-            "epoch": 3,
-            "optimizer": optimizer.state_dict(),
-            "net_config": {"depth": 4},
-            nested: content,
-        }
-    torch.save(content, tmp_path / "net.pth")
-    assert_same_weights(small_vit(checkpoint=tmp_path / "net.pth"), state)
-
-
-@pytest.mark.parametrize("attribute", ["model.", "backbone.", "model._orig_mod.", "_net.", "module.encoder."])
-def test_lightning_checkpoint_loads(tmp_path, state, attribute, caplog):
-    content = {
-        "epoch": 1,
-        "pytorch-lightning_version": "2.4.0",
-        "state_dict": {attribute + key: value for key, value in state.items()},
-        "callbacks": {"ModelCheckpoint": {"best_model_score": torch.tensor(0.5)}},
-        "hyper_parameters": {"lr": 0.1},
-    }
-    torch.save(content, tmp_path / "last.ckpt")
-    assert_same_weights(small_vit(checkpoint=tmp_path / "last.ckpt"), state)
-    assert not caplog.records
-    content["state_dict"]["criterion.weight"] = torch.ones(5)
-    torch.save(content, tmp_path / "last.ckpt")
-    assert_same_weights(small_vit(checkpoint=tmp_path / "last.ckpt"), state)
-    assert "left out criterion.weight" in caplog.text
-
-
-def test_several_nets_in_one_file_are_refused_and_settings_called_model_are_none(tmp_path, state):
-    for content in (
-        {"student": state, "teacher": state},
-        {"generator": state, "discriminator": {"w": state["head.1.bias"]}},
-    ):
-        torch.save(content, tmp_path / "net.pth")
-        with pytest.raises(models.ModelError, match=r"several nets .*; save the state_dict"):
-            small_vit(checkpoint=tmp_path / "net.pth")
-    both = {f"{who}.{key}": value for who in ("student", "teacher") for key, value in state.items()}
-    torch.save(both, tmp_path / "net.pth")
-    with pytest.raises(models.ModelError, match=r"missing .*unexpected student"):
-        small_vit(checkpoint=tmp_path / "net.pth")
-    torch.save({"model": {"name": "vit", "depth": 4}, "state_dict": state}, tmp_path / "net.pth")
-    assert_same_weights(small_vit(checkpoint=tmp_path / "net.pth"), state)
-
-
-def test_weights_of_a_training_that_diverged_are_refused(tmp_path, state):
-    state["head.1.bias"] = state["head.1.bias"] * float("nan")
-    torch.save(state, tmp_path / "net.pth")
-    with pytest.raises(models.ModelError, match=r"NaN in head\.1\.bias: .* diverged"):
-        small_vit(checkpoint=tmp_path / "net.pth")
+def prefixed(state, prefix):
+    return {prefix + key: value for key, value in state.items()}
 
 
 @pytest.mark.parametrize(
-    "beside",
+    "wrap",
     [
-        argparse.Namespace(lr=0.1, output_dir=Path("out") / "run"),
-        types.SimpleNamespace(lr=0.1),
-        np.float64(93.12),
-        np.float32(0.5),
-        np.int64(3),
-        np.bool_(True),
+        lambda s: s,
+        lambda s: {"model": prefixed(s, "module._orig_mod."), "optimizer": {"state": {0: torch.ones(2)}}},
+        lambda s: {
+            "state_dict": s,
+            "args": argparse.Namespace(lr=0.1),
+            "epoch": 3,
+        },  # timm's scripts, MAE, DeiT
+        lambda s: {"model_state_dict": s, "net_config": {"depth": 4}},
+        lambda s: {"model": "vit", "net": prefixed(s, "module.")},
+        lambda s: {"state_dict": prefixed(s, "model."), "hyper_parameters": {"lr": 0.1}},  # Lightning
+        lambda s: {"state_dict": {k: v + 1 for k, v in s.items()}, "state_dict_ema": s},
+        lambda s: prefixed(s, "module.") | {"n_averaged": torch.tensor(3)},  # torch's AveragedModel
     ],
 )
-def test_plain_data_beside_the_weights_loads(tmp_path, state, beside):
-    torch.save({"state_dict": state, "extra": beside}, tmp_path / "net.pth.tar")
+def test_torch_checkpoint_loads_whatever_wrapped_it(tmp_path, state, wrap, caplog):
+    torch.save(wrap(state), tmp_path / "net.pth.tar")
     assert_same_weights(small_vit(checkpoint=tmp_path / "net.pth.tar"), state)
-
-
-@pytest.mark.parametrize("nested", ["state_dict_ema", "model_ema", "ema"])
-def test_averaged_weights_are_taken_before_the_last_ones(tmp_path, state, nested):
-    last = {key: value + 1 for key, value in state.items()}
-    torch.save({"state_dict": last, nested: state}, tmp_path / "net.pth")
-    assert_same_weights(small_vit(checkpoint=tmp_path / "net.pth"), state)
-
-
-def test_averaged_model_of_torch_loads(tmp_path):
-    net = small_vit()
-    averaged = torch.optim.swa_utils.AveragedModel(net)
-    averaged.update_parameters(net)
-    torch.save(averaged.state_dict(), tmp_path / "net.pth")
-    assert_same_weights(small_vit(checkpoint=tmp_path / "net.pth"), net.state_dict())
-
-
-@pytest.mark.parametrize(
-    ("beside", "named"),
-    [(Fraction(1, 2), "fractions.Fraction"), (np.ones(2), "numpy.ndarray"), (print, "builtins.print")],
-)
-def test_what_is_in_the_way_is_named(tmp_path, state, beside, named):
-    torch.save({"state_dict": state, "args": argparse.Namespace(x=beside)}, tmp_path / "net.pth")
-    with pytest.raises(models.ModelError, match=f"in the way: .*{named}") as error:
-        small_vit(checkpoint=tmp_path / "net.pth")
-    assert "Namespace" not in str(error.value)  # which is none of it
+    assert not caplog.records
 
 
 def test_safetensors_load(tmp_path, state):
     save_file(state, tmp_path / "net.safetensors")
     assert_same_weights(small_vit(checkpoint=str(tmp_path / "net.safetensors")), state)
-    (tmp_path / "net.safetensors").rename(tmp_path / "NET.SAFETENSORS")
-    assert_same_weights(small_vit(checkpoint=str(tmp_path / "NET.SAFETENSORS")), state)
 
 
 @pytest.mark.parametrize(
     ("name", "image_size", "head"),
-    [
-        ("vgg11", 16, "classifier"),
-        ("resnet18", 16, "fc"),
-        ("vit_tiny", 16, "head.1"),
-        ("cait", 16, "head"),
-        ("swin_tiny", 16, "head.fc"),
-        ("timm:resnet10t", 32, "fc"),
-    ],
-)
+    [("vgg11", 16, "classifier"), ("resnet18", 16, "fc"), ("lenet", 16, "11"), ("cait", 16, "head"),
+     ("swin_tiny", 16, "head.fc"), ("timm:resnet10t", 32, "fc")],
+)  # fmt: skip
 def test_only_the_head_starts_afresh_for_another_class_count(tmp_path, caplog, name, image_size, head):
     state = models.build_model(name, 5, image_size).state_dict()
     torch.save(state, tmp_path / "net.pt")
     with caplog.at_level(logging.WARNING):
-        assert_same_weights(models.build_model(name, 5, image_size, checkpoint=tmp_path / "net.pt"), state)
-        assert not caplog.records
         tuned = models.build_model(name, 3, image_size, checkpoint=tmp_path / "net.pt")
     assert len(caplog.records) == 1
     assert tuned.get_submodule(head).weight.shape[0] == 3
     body = {key: value for key, value in tuned.state_dict().items() if not key.startswith(head + ".")}
-    assert body
-    assert all(torch.equal(value, state[key]) for key, value in body.items())
+    assert body and all(torch.equal(value, state[key]) for key, value in body.items())
+    with pytest.raises(models.ModelError, match="of another shape"):
+        models.load_checkpoint(tuned, tmp_path / "net.pt", new_head=False)
 
 
-def test_checkpoint_without_a_head_is_a_backbone(tmp_path, state):
+def test_checkpoint_without_a_head_is_a_backbone_and_freezing_leaves_its_new_head(tmp_path, state):
     torch.save({key: value for key, value in state.items() if "head.1" not in key}, tmp_path / "net.pt")
     model = small_vit(checkpoint=tmp_path / "net.pt")
     assert_same_weights(model, state, but=("head.1.weight", "head.1.bias"))
+    models.freeze_all_but_head(model)
+    assert [n for n, p in model.named_parameters() if p.requires_grad] == ["head.1.weight", "head.1.bias"]
 
 
 def test_timm_position_embeddings_are_resampled_to_the_image_size(tmp_path):
@@ -197,18 +112,15 @@ def test_vit_timm_asks_for_no_download_when_it_has_a_checkpoint_or_wants_no_weig
         (lambda s: s.update(extra=torch.zeros(1)), "unexpected extra;"),
         (lambda s: s.update(positions=torch.zeros(2, 2)), "of another shape positions;"),
         (lambda s: [s.pop(key) for key in list(s) if "blocks.0" in key], "missing .*, .*, .* and 9 more;"),
+        (lambda s: s["head.1.bias"].fill_(float("nan")), r"NaN in head\.1\.bias: .* diverged"),
     ],
 )
 def test_weights_that_do_not_fit_are_named(tmp_path, state, change, message):
     change(state)
     torch.save(state, tmp_path / "net.pt")
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(models.ModelError, match=message):
         small_vit(checkpoint=tmp_path / "net.pt")
-
-
-def test_weights_of_another_net_are_an_error_for_timm_nets_too(tmp_path, state):
-    torch.save(state, tmp_path / "net.pt")
-    with pytest.raises(ValueError, match="does not fit this net"):
+    with pytest.raises(models.ModelError, match="does not fit this net"):
         models.build_model("timm:vit_tiny_patch16_224", 3, 32, checkpoint=tmp_path / "net.pt")
 
 
@@ -225,28 +137,35 @@ def bare_pickle(content, path):
 
 
 @pytest.mark.parametrize("dump", [torch.save, bare_pickle])
-def test_pickle_that_would_run_code_is_refused_unrun(tmp_path, dump):
-    dump({"model": Malicious(tmp_path / "owned")}, tmp_path / "net.pt")
-    with pytest.raises(ValueError, match="not a file of plain tensors") as caught:
-        small_vit(checkpoint=tmp_path / "net.pt")
-    assert "\n" not in str(caught.value)
+def test_pickle_that_would_run_code_is_refused_unrun_and_names_what_is_in_the_way(tmp_path, state, dump):
+    for beside, name in ((Malicious(tmp_path / "owned"), "open"), (Fraction(1, 2), "fractions.Fraction")):
+        content = {"model": state if dump is torch.save else {}, "args": argparse.Namespace(x=beside)}
+        dump(content, tmp_path / "net.pt")
+        with pytest.raises(models.ModelError, match=rf"not a file of plain tensors: .*{name}") as caught:
+            small_vit(checkpoint=tmp_path / "net.pt")
+        assert "\n" not in str(caught.value)
     assert not (tmp_path / "owned").exists()
 
 
 @pytest.mark.parametrize("suffix", ["pt", "safetensors"])
-@pytest.mark.parametrize("damage", ["missing", "directory", "empty", "text", "truncated"])
+@pytest.mark.parametrize("damage", ["missing", "directory", "empty", "text", "truncated", "flipped"])
 def test_damaged_file_is_one_line(tmp_path, state, suffix, damage):
+    if (suffix, damage) == ("safetensors", "flipped"):
+        pytest.skip("the format has no checksums")
     path = tmp_path / f"net.{suffix}"
     if damage == "directory":
         path.mkdir()
-    elif damage == "truncated":
+    elif damage in ("truncated", "flipped"):
         (torch.save if suffix == "pt" else save_file)(state, path)
-        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        content = bytearray(path.read_bytes())
+        content[content.index(state["positions"].numpy().tobytes())] ^= 1
+        path.write_bytes(content if damage == "flipped" else content[: len(content) // 2])
     elif damage != "missing":
         path.write_text("" if damage == "empty" else "version https://git-lfs.github.com/spec/v1\n")
-    with pytest.raises(ValueError, match=f"net.{suffix}") as caught:
+    with pytest.raises(models.ModelError, match=f"net.{suffix}.*; give a .pt or .safetensors") as caught:
         small_vit(checkpoint=path)
     assert "\n" not in str(caught.value)
+    print(caught.value)
 
 
 @pytest.mark.parametrize("content", [{}, [1, 2], {"model": {"epoch": 3}}, {"weights": [torch.zeros(1)]}])

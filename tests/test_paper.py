@@ -122,7 +122,7 @@ def test_memorised_counts_what_a_net_says_of_right_and_of_wrong_labels(tmp_path,
     said = dict(zip(header, row, strict=True))
 
     data = build_data("digits", ".", 0, 10**6, "cpu", augment=False, label_noise=0.4, seed=3)
-    (_, labels), clean = next(iter(data.train)), data.clean_train_labels[data.train.index]
+    (_, labels), clean = next(iter(data.train_in_order())), data.clean_train_labels
     wrong = labels != clean
     for name, hit, of in (("wrong", wrong, wrong == wrong), ("right_learned", labels == 7, ~wrong),
                           ("wrong_learned", labels == 7, wrong), ("wrong_corrected", clean == 7, wrong)):  # fmt: skip

@@ -1,1 +1,1 @@
-"""One file a data set (or family of them), each with ``load(request) -> Source``."""
+"""One file a data set (or family of them), each with ``load(name, root, options) -> Source``."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
-from ..source import Request, Source, Split
+from ..options import DataOptions
+from ..source import Source, Split
 
 SPLIT_SEED = 0  # never the run's seed: the test images must be the same in every run
 
 
-def load(request: Request) -> Source:
+def load(name: str, root: Path, options: DataOptions) -> Source:
     """1,437 training and 360 test images, stratified by class."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
