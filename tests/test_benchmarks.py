@@ -17,7 +17,7 @@ def no_data_set_is_left():
 
 TINY = {
     "bench_losses.py": ["--mode", "eager", "--classes", 3, 5, "--bs", 4, "--rounds", 2],
-    "bench_data.py": ["--images", 40, "--files", 20, "--file-size", 16, "--bs", 8, "--workers", 1,
+    "bench_data.py": ["--images", 40, "--photos", 8, "--crop", 72, "--bs", 8, "--workers", 1,
                       "--rounds", 1],
     "bench_lm.py": ["--cases", "40x50xfloat32", "24x30xbfloat16", "--dim", 8, "--rounds", 1],
     "bench_train.py": ["--nets", "resnet18", "vit_tiny", "--bs", 2, "--steps", 2, "--rounds", 1],
