@@ -131,7 +131,7 @@ def _sources(height: int, width: int, device: torch.device, translate, angle: fl
 
 
 def _sharpen(images: Tensor, factor: float) -> Tensor:
-    """``F.adjust_sharpness``, bit for bit, without its copy of the blur's kernel, which a GPU makes the host wait for."""
+    """``F.adjust_sharpness``, bit for bit; that copies the blur's kernel to a GPU, and the host waits."""
     if min(images.shape[-2:]) <= 2:
         return images
     kernel = torch.full((3, 1, 3, 3), 1 / 13, device=images.device)
