@@ -10,9 +10,9 @@ python compare.py runs --out paper --format pdf               pictures for print
 import sys
 from pathlib import Path
 
-from common import UserError, may_replace, one_line_errors, write_atomically
-from flags import DEFAULT_BASELINE, compare_parser
+from common import Parser, UserError, may_replace, number, one_line_errors, write_atomically
 
+DEFAULT_BASELINE = "loss=ce"
 # What a comparison writes, and how that begins.
 TABLES = {
     "table.md": rb"# \d+ runs in \d+ groups\n",
@@ -21,9 +21,24 @@ TABLES = {
 }
 
 
+def compare_parser():
+    parser = Parser("compare.py", __doc__)
+    add = parser.add_argument
+    # fmt: off
+    add("runs", nargs="+", metavar="RUN_DIR", help="run directories, or folders that hold some")
+    add("--out", required=True, metavar="DIR", help="where table.md, .csv, .tex and the pictures go")
+    add("--baseline", default=DEFAULT_BASELINE, metavar="FLAG=VALUE[,…]",
+        help="what to change in a group's flags to find what it is compared with")
+    add("--target", type=number(float, 0, 100), nargs="+", metavar="ACC",
+        help="accuracies in percent to be reached (default: 90, 95 and 99 %% of the last accuracy of "
+        "the best group with the same data and net)")
+    add("--format", choices=("png", "pdf", "svg"), default="png", help="of the pictures")
+    # fmt: on
+    return parser
+
+
 def parse_args(argv=None):
-    """The flags."""
-    parser = compare_parser(__doc__)
+    parser = compare_parser()
     args = parser.parse_args(argv)
     for name, values in (("RUN_DIR", args.runs), ("--out", [args.out])):
         if "" in values:  # an unset variable of the shell, as a rule
@@ -39,32 +54,31 @@ def main(argv=None):
 
 def compare(args):
     """Read, tabulate, draw."""
-    from comparison.baseline import baseline_of, changes_of
-    from comparison.runs import find_runs, group_runs, read_run
-    from comparison.table import tabulate
-    from flags import train_parser
+    from comparison.runs import first_of, group_runs, read_all
+    from comparison.table import changes_of, markdown, tabulate, unfinished
 
-    parser = train_parser()
-    changes = changes_of(args.baseline, parser)
-    runs, notes = [], []
-    for path in find_runs(args.runs):
-        try:
-            runs.append(read_run(path, parser))
-        except ValueError as error:
-            notes.append(f"skipped {error}")
-    if not runs:
-        needed = "RUN_DIR must hold the config.json and metrics.csv of a training"
-        raise UserError(f"no run to compare: {needed}{first_of(notes)}")
-    groups, remarks = group_runs(runs)
-    notes += remarks
-    if not any(baseline_of(group, groups, changes) for group in groups):
+    changes = changes_of(args.baseline)
+    runs, epochs, notes = read_all(args.runs)
+    groups = group_runs(runs)
+    table = tabulate(runs, epochs, groups, changes, args.target)
+    if table.groups.baseline.isna().all():
         message = f"no group has a baseline with {args.baseline} and otherwise equal flags"
         if args.baseline != DEFAULT_BASELINE:
             raise UserError(f"{message}{first_of(notes)}; give another --baseline")
         notes.append(f"{message}: --baseline names another")
-    table = tabulate(groups, changes, args.target)
+    out = open_folder(args.out)
+    for note in notes:
+        print(f"compare.py: {note}", file=sys.stderr)
+    write_files(out, table, runs, epochs, args)
+    print(markdown(table), end="")
+    if line := unfinished(groups, runs):
+        print(line)
+    print(f"table.md, table.csv, table.tex and pictures are in {out}", file=sys.stderr)
 
-    out = Path(args.out)
+
+def open_folder(name):
+    """The directory of --out, which must hold no table of somebody else's."""
+    out = Path(name).expanduser()
     try:
         foreign = next((out / name for name in TABLES if not may_replace(out / name, TABLES[name])), None)
         if foreign:
@@ -72,40 +86,29 @@ def compare(args):
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot use --out {out}: {error.strerror}; give another directory") from None
-    for note in notes:
-        print(f"compare.py: {note}", file=sys.stderr)
-    text = write_files(out, table, groups, args)
-    print(text, end="")
-    print(f"table.md, table.csv, table.tex and pictures are in {out}", file=sys.stderr)
+    return out
 
 
-def write_files(out, table, groups, args):
-    """The tables and pictures, in place of those of an earlier comparison. Returns the table for people."""
+def write_files(out, table, runs, epochs, args):
+    """The pictures and the tables, in place of those of an earlier comparison."""
     from comparison.plots import draw_all
     from comparison.table import NOTES, comma_separated, latex, markdown, unfinished
 
-    text = markdown(table)
-    pictures = draw_all(table, groups, out, args.format, args.baseline)
-    runs = sum(len(group.runs) for group in groups)
-    about = [line for line in (unfinished(groups), f"The baseline is {args.baseline}.", *NOTES) if line]
-    where = ["table.md (this)", "table.csv (numbers, for pandas)", "table.tex (booktabs)", *pictures]
+    pictures = draw_all(table, runs, epochs, out, args.format, args.baseline)
+    about = [unfinished(table.groups, runs), f"The baseline is {args.baseline}.", *NOTES]
+    files = ["table.md (this)", "table.csv (numbers, for pandas)", "table.tex (booktabs)", *pictures]
     pages = {
-        "table.md": f"# {runs} runs in {len(groups)} groups\n\n{text}\n## How to read it\n\n"
-        + "".join(f"- {line}\n" for line in about)
+        "table.md": f"# {len(runs)} runs in {len(table.groups)} groups\n\n{markdown(table)}\n"
+        + "## How to read it\n\n"
+        + "".join(f"- {line}\n" for line in about if line)
         + f"\n## Files in {out}\n\n"
-        + "".join(f"- {name}\n" for name in where),
-        "table.csv": comma_separated(table),
+        + "".join(f"- {name}\n" for name in files),
+        "table.csv": comma_separated(table, runs),
         "table.tex": latex(table),
     }
     for name, content in pages.items():
         data = content.encode(errors="backslashreplace")
         write_atomically(out / name, lambda file, data=data: file.write(data))
-    return text + "".join(f"{line}\n" for line in about[:1] if line.startswith("†"))
-
-
-def first_of(notes):
-    """The first note and the number of others, as the end of an error message."""
-    return f" ({notes[0]}{f'; {len(notes) - 1} more' if notes[1:] else ''})" if notes else ""
 
 
 if __name__ == "__main__":

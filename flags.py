@@ -81,6 +81,9 @@ def train_parser(documentation: str = "Train an image classifier.\n\npython trai
          help="mix images and labels, Beta(A, A)")
     data("--cutmix", type=number(float, 0, 100), default=0.0, metavar="A",
          help="paste boxes of other images, Beta(A, A); with --mixup each batch draws one")
+    data("--crop-scale", nargs=2, type=number(float, 0, 1, above=True), metavar=("A", "B"),
+         help="above 64 px training crops show this share of a photo's area (default: 0.08 1; with --pretrained "
+         "0.35 1, since the weights know whole objects already)")
     data("--class-weights", choices=("none", "balanced"), default="none",
          help="balanced: weigh classes by n / (classes × images of the class)")
     data("--label-noise", type=share, default=0.0, metavar="R",
@@ -88,8 +91,9 @@ def train_parser(documentation: str = "Train an image classifier.\n\npython trai
     data("--label-noise-kind", choices=("uniform", "pair"), default="uniform",
          help="uniform: any other class; pair: the next class")
     data("--train-labels", default="", metavar="FILE",
-         help="a CSV with other labels for the training images: columns file or index, and --label-column")
-    data("--label-column", default="", metavar="NAME", help="the column of --train-labels")
+         help="a CSV with other labels for the training images: columns file or index, and --label-column; "
+         "an empty label leaves the image out")
+    data("--label-column", default="", metavar="NAME", help="the column of --train-labels (default: label)")
     data("--imbalance", type=number(float, 0, 1, above=True), default=1.0, metavar="R",
          help="the rarest class keeps this share of its training images, exponential in between")
     data("--skip-bad", action="store_true", help="leave unreadable images out, and list them")
@@ -183,6 +187,8 @@ def train_parser(documentation: str = "Train an image classifier.\n\npython trai
     run("--save-every", role=HOW, type=interval, metavar="N|Ns",
         help="steps or seconds between checkpoints (default: as often as 5 %% of the time allows)")
     run("--eval-only", action="store_true", help="test --checkpoint or --resume's best.pt, report, and exit")
+    run("--find-label-issues", action="store_true",
+        help="at the end, list the training images by how little the net believes their labels: label_issues.csv, .png")
     run("--wandb", role=HOW, action="store_true", help="log to Weights & Biases too (pip install wandb)")
     # fmt: on
     return parser
@@ -209,8 +215,12 @@ def parse(argv: list[str] | None = None, documentation: str | None = None) -> tu
             parser.error(f"{flag_of(name)} is empty: give it a value, or leave it out")
     if args.quick and args.resume not in ("", "auto"):
         parser.error("--quick keeps no files, and --resume works on a run that is kept: leave one out")
-    if bool(args.train_labels) != bool(args.label_column):
-        parser.error("--train-labels FILE and --label-column NAME go together: give both")
+    if args.label_column and not args.train_labels:
+        parser.error("--label-column names a column of --train-labels FILE: give that, too")
+    if args.find_label_issues and (args.quick or args.eval_only):
+        parser.error("--find-label-issues needs a whole training: leave out --quick and --eval-only")
+    if args.crop_scale and args.crop_scale[0] > args.crop_scale[1]:
+        parser.error("--crop-scale A B: the smallest share A must not be above the largest, B")
     if args.noaug and args.randaug:
         parser.error("--noaug turns augmentation off and --randaug adds some: leave one out")
     if args.warmup and args.warmup >= args.epochs:

@@ -12,29 +12,110 @@ sbatch --array=1-6 --wrap 'sh -c "$(sed -n ${SLURM_ARRAY_TASK_ID}p lines.txt)"'
 
 import csv
 import itertools
-import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from argparse import ArgumentTypeError
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
-from common import EXIT_USAGE, UserError, cores, may_replace, one_line_errors, write_atomically
-from engine.run_directory import RunDirectory, contradiction, is_finished, run_name
+from common import Parser, UserError, cores, may_replace, number, one_line_errors, write_atomically
+from engine.run_directory import is_finished, read_config
 from flags import (
-    NOT_OF_THE_RUN,
-    OF_THE_LOSS,
-    SET_BY_SWEEP,
-    WHERE_AND_HOW,
-    grid_flags,
-    one_name,
-    parse_train,
-    sweep_parser,
+    LENGTH,
+    LOSS,
+    LOSS_PARAMETERS,
+    REQUEST,
+    difference,
+    flag_of,
+    flags_of,
+    parse,
+    run_name,
+    train_parser,
 )
-from losses import loss_names, loss_parameters
+
+# Flags of train.py that a sweep sets for every run, or never.
+SET_BY_SWEEP = {"out", "run_name", *flags_of(REQUEST)}
+# Loops of a sweep nest in this order, the last one turns fastest; all other flags come before them.
+FASTEST = ("dataset", "net", "label_noise", "opt", "lr", "loss", "k", "m")
+MOST_REQUEUES = 100  # of a Slurm task that its time limit stops; the run continues exactly where it was
+
+
+# The command line.
+
+
+def grid_flags():
+    """Flags of train.py that may have several values in a sweep, in the order of its loops, and whether each is a
+    switch, which takes ``on`` and ``off``."""
+    found = {}
+    for action in train_parser()._actions:
+        is_switch = action.nargs == 0 and action.const is True
+        if (action.nargs is None or is_switch) and action.dest not in SET_BY_SWEEP:
+            found[action.dest] = is_switch
+    return {name: found[name] for name in (*sorted(found.keys() - set(FASTEST)), *FASTEST)}
+
+
+def key_value(text):
+    """An argparse type: ``partition=gpu``."""
+    name, equals, value = text.partition("=")
+    name = name.strip().lstrip("-").replace("-", "_")
+    if not (name and equals and value) or not f"{name}{value}".isprintable():
+        raise ArgumentTypeError(f"must be key=value, like partition=gpu, got {text!r}")
+    return name, value
+
+
+def sweep_parser():
+    """Each of train.py's flags with one value or several, and the sweep's own."""
+    parser = Parser("sweep.py", __doc__)
+    why = "m scales the loss, and Adam divides the gradient's scale out again: its runs would be the same"
+    helps = {
+        "k": "of root and rlo; other losses run once",
+        "m": f"likewise; several need --opt sgd: {why}",
+        "k_end": "of root; other losses run once",
+    }
+    # fmt: off
+    grid = parser.add_argument_group("the grid: one value or several of a flag of train.py").add_argument
+    for name, is_switch in grid_flags().items():
+        if is_switch:
+            grid(flag_of(name), nargs="*", choices=("on", "off"), metavar="on|off", help="as in train.py")
+        else:
+            grid(flag_of(name), nargs="+", metavar="V", help=helps.get(name, "as in train.py"))
+    add = parser.add_argument_group("the sweep").add_argument
+    add("--sweep-m-under-adam", action="store_true", help="several --m all the same")
+    add("--out", default="./runs", metavar="DIR", help="where the run directories and their logs are")
+    add("--jobs", type=number(int, 1, 1024), default=1, metavar="N",
+        help="runs at a time, which share the cores unless OMP_NUM_THREADS is set")
+    add("--launcher", choices=("here", "submitit"), default="here",
+        help="here: on this machine; submitit: one Slurm array with a task a run (pip install submitit)")
+    add("--slurm", type=key_value, nargs="+", metavar="KEY=VALUE",
+        help="any option of sbatch, as time=240 partition=gpu gpus_per_node=1, and array_parallelism=8 (tasks at "
+        "a time); cluster=local tries the array on this machine, all runs at once")
+    add("--dry-run", action="store_true", help="print the commands, and run nothing")
+    add("--lines", metavar="FILE", help="write a command a line to FILE, and run nothing")
+    # fmt: on
+    return parser
+
+
+def parse_args(argv=None):
+    """The flags; what comes after ``--`` goes to every run as it is."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    cut = words.index("--") if "--" in words else len(words)
+    parser = sweep_parser()
+    args = parser.parse_args(words[:cut])
+    if args.slurm and args.launcher != "submitit":
+        parser.error("--slurm is of --launcher submitit: give that too, or leave it out")
+    if args.lines == "":  # an unset variable of the shell, as a rule
+        parser.error("--lines is empty: give it a value, or leave it out")
+    args.rest = words[cut + 1 :]
+    return args
+
+
+# The runs of a grid.
 
 
 @dataclass
@@ -45,79 +126,46 @@ class Job:
     flags: dict
 
     @property
-    def name(self) -> str:
-        return self.flags["run_name"]
+    def path(self):
+        return Path(self.flags["out"]).expanduser() / self.flags["run_name"]
 
     @property
-    def path(self) -> Path:
-        return Path(self.flags["out"]) / self.name
+    def log(self):
+        return Path(f"{self.path}.log")
 
-    def rows(self) -> list[dict]:
-        """Those of metrics.csv; none if it is not there, or damaged: train.py says how."""
-        try:
-            with open(self.path / "metrics.csv") as file:
-                return list(csv.DictReader(file))
-        except (OSError, ValueError, csv.Error):
-            return []
+    @property
+    def command(self):
+        return [sys.executable, str(Path(__file__).resolve().with_name("train.py")), *self.words]
 
-    def is_finished(self) -> bool:
-        """Whether nothing is left to train, and the final test is done."""
+    def is_finished(self):
+        """Whether nothing is left to train, and the final test is done; what is damaged is train.py's to say."""
         try:
-            return is_finished(self.flags, self.rows()) and (self.path / "report.json").exists()
-        except (ValueError, TypeError, LookupError):
+            with open(self.path / "metrics.csv", encoding="utf-8") as file:
+                rows = list(csv.DictReader(file))
+            return is_finished(self.flags, rows) and (self.path / "report.json").exists()
+        except (OSError, ValueError, TypeError, LookupError, csv.Error):
             return False
 
-    def check(self) -> None:
-        """Refuse, by name, a directory that holds another run: of a folder, say, whose last name is the same.
+    def adopt(self):
+        """Continue a run of these flags that was started by hand under the usual name.
 
         Raises
         ------
         UserError
+            If the directory holds another run: of a folder, say, whose last name is the same.
         """
         try:
-            saved = json.loads((self.path / "config.json").read_text())
-            # the same run, however far it went; a default learning rate is filled in there
-            free = NOT_OF_THE_RUN | WHERE_AND_HOW | {"epochs", "max_steps"}
-            free |= set(OF_THE_LOSS) - set(loss_parameters(self.flags["loss"]))
-            wanted = {n: v for n, v in self.flags.items() if n not in free and (n, v) != ("lr", None)}
-            other = contradiction(saved, wanted)
-        except (OSError, ValueError, TypeError, AttributeError, RecursionError):
-            return  # there is none, or train.py says what is wrong with it
-        if other:
+            config = read_config(self.path)
+        except UserError:  # there is none, or train.py says what is wrong with it
+            return
+        ignored = {"run_name", *flags_of(LENGTH)}  # it is the same run, however far it went
+        ignored |= set(flags_of(LOSS)) - LOSS_PARAMETERS[self.flags["loss"]].keys()
+        ignored |= {"lr"} if self.flags["lr"] is None else set()  # train.py has filled in the net's
+        if other := difference(config, self.flags, tuple(ignored)):
             raise UserError(f"{self.path} holds another run, with {other}; give another --out")
-
-    def progress(self) -> float:
-        """The share of the run that is done, by its epochs or steps."""
-        try:
-            last = self.rows()[-1]
-            share = int(last["epoch"]) / self.flags["epochs"]
-            steps = self.flags["max_steps"]
-            return min(1.0, max(share, int(last["step"]) / steps if steps else 0.0))
-        except (ValueError, TypeError, LookupError):
-            return 0.0
-
-    def is_in_use(self) -> bool:
-        """Whether a live training holds the run directory."""
-        if self.path.is_dir():
-            try:
-                RunDirectory(self.path).close()
-            except UserError:
-                return True
-        return False
-
-
-def parse_args(argv=None):
-    """The flags; what comes after ``--`` goes to every run as it is."""
-    words = sys.argv[1:] if argv is None else list(argv)
-    cut = words.index("--") if "--" in words else len(words)
-    parser = sweep_parser(__doc__)
-    args = parser.parse_args(words[:cut])
-    if args.slurm and args.launcher != "submitit":
-        parser.error("--slurm is of --launcher submitit: give that too, or leave it out")
-    if args.lines == "":  # an unset variable of the shell, as a rule
-        parser.error("--lines is empty: give it a value, or leave it out")
-    args.rest = words[cut + 1 :]
-    return args
+        if not config.get("run_name"):
+            i = self.words.index("--run-name")
+            del self.words[i : i + 2]
 
 
 def make_jobs(args):
@@ -128,23 +176,21 @@ def make_jobs(args):
     UserError
         If the grid makes no sense; what train.py would refuse, it refuses itself, with its own line.
     """
-    common, typed = parse_train(args.rest)
+    common, typed = parse(args.rest)
     grid = grid_flags()
-    given = {name: getattr(args, name.replace("-", "_")) for name in grid}
     # A switch alone is on.
-    given = {name: [None] if values is None else values or ["on"] for name, values in given.items()}
-    twice = SET_BY_SWEEP | {name.replace("-", "_") for name in grid if given[name] != [None]}
-    for name in sorted(typed & twice):
-        raise UserError(f"--{name.replace('_', '-')} cannot stand behind --: the sweep sets it")
-    several_m = len(set(given["m"])) > 1 and not args.sweep_m_under_adam
+    values = {name: ["on"] if (v := getattr(args, name)) == [] else v or [None] for name in grid}
+    for name in sorted(typed & {*SET_BY_SWEEP, *(name for name in grid if values[name] != [None])}):
+        raise UserError(f"{flag_of(name)} cannot stand behind --: the sweep sets it")
+    several_m = len(set(values["m"])) > 1 and not args.sweep_m_under_adam
     jobs = {}
-    for values in itertools.product(*given.values()):
-        chosen = dict(zip(grid, values, strict=True))
+    for combination in itertools.product(*values.values()):
+        chosen = dict(zip(grid, combination, strict=True))
         loss = (chosen["loss"] or common.loss).lower()
-        own = loss_parameters(loss) if loss in loss_names() else ()  # train.py's own parser refuses it below
-        chosen |= {name: None for name in OF_THE_LOSS if name in chosen and name not in own}
-        chosen |= {"k-end": None} if loss != "root" else {}
-        if "m" in own and several_m and (chosen["opt"] or common.opt) != "sgd":
+        parameters = LOSS_PARAMETERS.get(loss, {})
+        unused = {name for name in flags_of(LOSS) if name not in parameters}
+        chosen |= dict.fromkeys((unused | ({"k_end"} if loss != "root" else set())) & grid.keys())
+        if "m" in parameters and several_m and (chosen["opt"] or common.opt) != "sgd":
             raise UserError(
                 "several --m need --opt sgd: Adam does not see m, its runs would be the same "
                 "(--sweep-m-under-adam makes them)"
@@ -152,13 +198,15 @@ def make_jobs(args):
         words = [*args.rest]
         for name, value in chosen.items():
             if value is not None and not (grid[name] and value == "off"):
-                words += [f"--{name}"] if grid[name] else [f"--{name}", value]
+                words += [flag_of(name)] if grid[name] else [flag_of(name), value]
         words += ["--out", args.out]
-        words += ["--run-name", run_name(vars(parse_train(words)[0])), "--resume", "auto"]
-        job = Job(words, vars(parse_train(words)[0]))
-        job.flags["dataset"] = one_name(job.flags["dataset"])
-        if jobs.setdefault(job.name, job).flags != job.flags:  # equal ones: ce comes once for each k
-            raise UserError(f"two runs would be called {job.name}: sweep them with an --out each")
+        words += ["--run-name", run_name(vars(parse(words)[0])), "--resume", "auto"]
+        job = Job(words, vars(parse(words)[0]))
+        same = jobs.setdefault(job.path, job)  # ce comes once for each k
+        if difference(same.flags, job.flags):
+            raise UserError(f"two runs would be called {job.path.name}: sweep them with an --out each")
+    for job in jobs.values():
+        job.adopt()
     return list(jobs.values())
 
 
@@ -171,11 +219,9 @@ def main(argv=None):
 def sweep(args):
     """Write the commands of the runs that are not finished, or run them. Returns the exit code."""
     jobs = make_jobs(args)
-    for job in jobs:
-        job.check()
     todo = [job for job in jobs if not job.is_finished()]
-    count = f"{len(jobs)} runs, {len(jobs) - len(todo)} of them finished"
     text = "".join(f"{shlex.join(['python', 'train.py', *job.words])}\n" for job in todo)
+    out = jobs[0].path.parent
     if args.lines:
         try:
             lines = Path(args.lines)
@@ -186,68 +232,91 @@ def sweep(args):
             raise UserError(f"{error}; give another --lines") from None
         except (OSError, ValueError):
             raise UserError(f"{args.lines} is no name for a file; give another --lines") from None
-        print(count, file=sys.stderr)
     elif args.dry_run:
         print(text, end="")
-        print(count, file=sys.stderr)
     else:
-        make_folders(todo)
-        print(count, file=sys.stderr)
-        if args.launcher == "submitit":
-            return submit_all(todo, args)
-        return run_all(todo, args.jobs)
-    return 0
-
-
-def submit_all(todo, args):
-    """A Slurm array with a task for each job. Returns 0, or 1 if one failed that was waited for."""
-    from engine.launch import submit
-
-    if not todo:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot use --out {out}: {error.strerror}; give another directory") from None
+    print(f"{len(jobs)} runs, {len(jobs) - len(todo)} of them finished", file=sys.stderr)
+    if args.lines or args.dry_run or not todo:
         return 0
-    failed = submit([command(job) for job in todo], Path(args.out) / "slurm", dict(args.slurm or ()))
-    for i in failed:
-        print(f"sweep.py: failed: {todo[i].name}", file=sys.stderr)
+    if args.launcher == "submitit":
+        failed = [
+            todo[i] for i in submit([job.command for job in todo], out / "slurm", dict(args.slurm or ()))
+        ]
+    else:
+        failed, signaled = run_all(todo, args.jobs)
+        if signaled:
+            left = sum(not job.is_finished() for job in todo)
+            print(f"stopped: the same command continues; {left} of {len(todo)} runs are left")
+            return 128 + signaled
+    for job in failed:
+        print(f"sweep.py: failed: {job.path.name}, see {job.log}", file=sys.stderr)
     return 1 if failed else 0
 
 
-class Status:
-    """The line ``3 done · 2 running · 7 left · about 12 min``: refreshed on a terminal, elsewhere after each run."""
+# Runs on this machine.
 
-    def __init__(self, todo):
-        self.todo, self.is_shown = todo, False
-        self.began = self.refreshed = time.monotonic()
-        self.at_start = {job.name: job.progress() for job in todo}
 
-    def line(self, running, waiting):
-        """Runs done, running and left; the time that is left, from the share of the work that was done so far."""
-        running, names = list(running), {job.name for job in waiting}
-        shares = {job.name: job.progress() for job in running}
-        done = [j for j in self.todo if j.name not in names and j.name not in shares]
-        work = sum(1 - self.at_start[job.name] for job in done)
-        work += sum(share - self.at_start[name] for name, share in shares.items())
-        left = sum(1 - share for share in shares.values())
-        left += sum(1 - self.at_start[job.name] for job in waiting)
-        text = f"{len(done)} done · {len(running)} running · {len(waiting)} left"
-        if not left or work <= 0:
-            return text
-        seconds = (time.monotonic() - self.began) * left / work
-        return f"{text} · about {in_words(seconds)}"
+def run_all(todo, at_a_time):
+    """Run the jobs, `at_a_time` together. Returns those that failed, and the signal that stopped the sweep, or 0.
 
-    def refresh(self, running, waiting):
-        """On a terminal, every two seconds."""
-        if sys.stdout.isatty() and time.monotonic() - self.refreshed > 2:
-            self.clear()
-            self.show(running, waiting)
+    Whatever ends the sweep, it ends its runs first, and waits until they have saved.
+    """
+    environment = {"OMP_NUM_THREADS": str(max(1, cores() // at_a_time)), **os.environ}
+    signals, told = [], 0
+    for number_ in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number_) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(number_, lambda n, _: signals.append(n))
+    waiting, running, failed, seconds = list(todo), {}, [], []
+    try:
+        while running or (waiting and not signals):
+            while waiting and not signals and len(running) < at_a_time:
+                job = waiting.pop(0)
+                running[start(job, environment)] = job, time.monotonic()
+            for number_ in signals[
+                told:
+            ]:  # each run saves and ends; told again, it does not wait for the step
+                told += 1
+                for process in running:
+                    process.send_signal(signal.SIGINT if number_ == signal.SIGINT else signal.SIGTERM)
+            for process in [p for p in running if p.poll() is not None]:
+                job, began = running.pop(process)
+                seconds.append(time.monotonic() - began)
+                if process.returncode and not signals:
+                    failed.append(job)
+                exit_code = f"exit {process.returncode}: " if process.returncode else ""
+                left = len(waiting) + len(running)
+                mean = sum(seconds) / len(seconds)
+                about = f" · {left} left, about {in_words(mean * left / at_a_time)}" if left else ""
+                said = f"{exit_code}{last_line(job)}"
+                print(f"{len(todo) - left}/{len(todo)}  {job.path.name}  {said}{about}", flush=True)
+            time.sleep(0.1)
+    finally:
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.wait()
+    return failed, signals[0] if signals else 0
 
-    def show(self, running, waiting):
-        self.refreshed, self.is_shown = time.monotonic(), sys.stdout.isatty()
-        print(self.line(running, waiting), end="" if self.is_shown else "\n", flush=True)
 
-    def clear(self):
-        if self.is_shown:
-            print("\r\x1b[K", end="", flush=True)
-            self.is_shown = False
+def start(job, environment):
+    """train.py with the job's flags, in the background; what it says goes to the end of the job's log."""
+    try:
+        with open(job.log, "ab") as log:
+            # In a session of its own, a Ctrl-C reaches it once, from here, and not from the terminal as well.
+            return subprocess.Popen(
+                job.command, env=environment, stdout=log, stderr=log, start_new_session=True
+            )
+    except OSError as error:
+        raise UserError(f"cannot start {job.path.name} with its log {job.log}: {error.strerror}") from None
+
+
+def last_line(job):
+    lines = job.log.read_text(encoding="utf-8", errors="replace").splitlines()
+    return lines[-1] if lines else ""
 
 
 def in_words(seconds):
@@ -257,85 +326,86 @@ def in_words(seconds):
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def make_folders(todo):
-    """Where the runs and their logs go."""
-    for folder in {job.path.parent for job in todo}:
+# Runs as tasks of a Slurm array.
+
+
+class Training:
+    """A run in a process of its own, which a task of the array waits for.
+
+    Before the time limit, and when a task is preempted, submitit calls :meth:`checkpoint`: the run saves, and the
+    task goes back into the queue.
+    """
+
+    def __init__(self, words):
+        self.words, self.process = words, None
+
+    def __call__(self):
+        # Slurm signals all processes of a task; the run shall hear of it from checkpoint() alone.
+        ignore = [signal.SIGUSR1, signal.SIGUSR2]
+        self.process = subprocess.Popen(
+            self.words, preexec_fn=lambda: [signal.signal(number_, signal.SIG_IGN) for number_ in ignore]
+        )
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot use --out {folder}: {error.strerror}; give another directory") from None
+            while self.process.poll() is None:
+                time.sleep(0.2)
+        finally:
+            self.process.terminate()  # where the task is cancelled; a run that has ended does not mind
+        if self.process.returncode:
+            raise RuntimeError(f"exit {self.process.returncode}: {' '.join(self.words)}")
+
+    def checkpoint(self):
+        from submitit.helpers import DelayedSubmission
+
+        self.process.terminate()
+        # Not wait(): the signal may have come within poll(), which holds a lock.
+        os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
+        return DelayedSubmission(Training(self.words))
 
 
-def run_all(todo, at_a_time):
-    """Run the jobs, `at_a_time` together. Returns 0, 1 if one failed, or 143 or 130 if stopped."""
-    environment = {**os.environ}
-    environment.setdefault("OMP_NUM_THREADS", str(max(1, cores() // at_a_time)))
-    signals, told, running, failed = [], 0, {}, []
-    for number_ in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number_, lambda n, _: signals.append(n))
-    waiting = list(todo)
-    status = Status(todo)
+def submit(commands, folder, options):
+    """Submit one array with a task for each command; `options` go to sbatch as they are.
 
-    def report(job, what):
-        status.clear()
-        print(f"{len(todo) - len(waiting) - len(running)}/{len(todo)}  {job.name}  {what}", flush=True)
-        status.show(running.values(), waiting)
+    Returns the indices of the commands that failed, of ``cluster=local``; Slurm is not waited for.
+    """
+    if not find_spec("submitit"):
+        raise UserError("--launcher submitit needs the package submitit: pip install submitit")
+    import cloudpickle
+    import submitit
 
-    while running or (waiting and not signals):
-        while waiting and not signals and len(running) < at_a_time:
-            job = waiting.pop(0)
-            if job.is_in_use():
-                report(job, "skipped: another process is training it")
-                continue
-            try:
-                running[start(job, environment)] = job
-            except OSError as error:  # no room for its log, or for another process
-                failed.append(job)
-                report(job, error.strerror)
-        for number_ in signals[told:]:  # each run saves and ends; told again, it does not wait for the step
-            told += 1
-            for process in running:
-                process.send_signal(number_)
-        for process in [p for p in running if p.poll() is not None]:
-            job = running.pop(process)
-            # two sweeps that begin at once may both start a run: one of them is told that it is in use
-            if process.returncode == EXIT_USAGE and (job.is_finished() or job.is_in_use()):
-                report(job, "skipped: another process is training it")
-                continue
-            if process.returncode and not signals:
-                failed.append(job)
-            exit_code = f"exit {process.returncode}: " if process.returncode else ""
-            report(job, exit_code + last_line(job))
-        status.refresh(running.values(), waiting)
-        time.sleep(0.1)
-    status.clear()
-    if signals:
-        left = sum(not job.is_finished() for job in todo)
-        print(f"stopped: the same command continues; {left} of {len(todo)} runs are left")
-        return 128 + signals[0]
-    for job in failed:
-        print(f"sweep.py: failed: {job.name}, see {job.path}.log", file=sys.stderr)
-    return 1 if failed else 0
-
-
-def command(job):
-    """train.py with the job's flags, for this Python."""
-    return [sys.executable, str(Path(__file__).resolve().with_name("train.py")), *job.words]
-
-
-def start(job, environment):
-    """train.py with the job's flags, in the background; what it says goes to the end of the job's log."""
-    with open(f"{job.path}.log", "ab") as log:
-        # In a session of its own, a Ctrl-C reaches it once, from here, and not from the terminal as well.
-        return subprocess.Popen(
-            command(job), env=environment, stdout=log, stderr=log, start_new_session=True,
-        )  # fmt: skip
-
-
-def last_line(job):
-    """What the run said last."""
-    lines = Path(f"{job.path}.log").read_text(errors="replace").splitlines()
-    return lines[-1] if lines else ""
+    cluster, at_a_time = options.pop("cluster", "slurm"), options.pop("array_parallelism", "256")
+    if cluster not in ("slurm", "local") or not at_a_time.isdecimal():
+        raise UserError("--slurm takes cluster=slurm or cluster=local, and a number as array_parallelism")
+    if cluster == "slurm" and not shutil.which("srun"):
+        raise UserError("no Slurm here (no srun on the PATH); --slurm cluster=local tries the array here")
+    if cluster == "slurm" and "time" not in options:
+        raise UserError("--slurm needs the time limit of a task: time=240 (minutes) or time=1-12:00:00")
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])  # tasks start in any directory
+    try:
+        executor = submitit.AutoExecutor(folder / "%j", cluster, slurm_max_num_timeout=MOST_REQUEUES)
+        if cluster == "slurm":
+            executor.update_parameters(
+                slurm_array_parallelism=int(at_a_time), slurm_additional_parameters=options
+            )
+        else:  # a month; no GPU is visible unless asked for
+            executor.update_parameters(timeout_min=43200, gpus_per_node=int(options.get("gpus_per_node", 0)))
+        executor.update_parameters(name="sweep")
+        with executor.batch():
+            tasks = [executor.submit(Training(words)) for words in commands]
+    except OSError as error:
+        raise UserError(f"cannot use {folder}: {error.strerror}; give another --out") from None
+    except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
+        raise UserError(f"sbatch refuses: {error}") from None
+    if cluster == "local":
+        for number_ in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number_, lambda n, _: sys.exit(128 + n))
+        try:
+            return [i for i, task in enumerate(tasks) if task.exception() is not None]
+        finally:
+            for task in tasks:
+                task.cancel()
+    print(f"submitted {len(tasks)} runs as job {tasks[0].job_id.partition('_')[0]}; logs in {folder}")
+    print("the same command submits again what is not finished; squeue shows it, scancel ends it")
+    return []
 
 
 if __name__ == "__main__":

@@ -87,6 +87,8 @@ def train_and_report(trainer, data, run, stop, args):
     try:
         with stop.deferred():
             train_epochs(trainer, data, at, run, stop, args)
+            if args.find_label_issues:
+                find_label_issues(run.path, trainer, data, stop)
             load_best(run.path, trainer)
             scores = report(run.path, trainer, data, stop, args)
     except SystemExit:
@@ -211,6 +213,7 @@ def build_data(args, world, info, config):
         augment=not args.noaug, randaug=args.randaug, label_noise=args.label_noise,
         label_noise_kind=args.label_noise_kind, train_labels=args.train_labels,
         label_column=args.label_column, imbalance=args.imbalance, val_split=args.val_split,
+        crop_scale=tuple(args.crop_scale or ((0.35, 1.0) if args.pretrained else (0.08, 1.0))),
         skip_bad=args.skip_bad, cache=args.cache, workers=args.workers, seed=args.seed, rank=world.rank,
         world_size=world.size, mean=wanted.mean, std=wanted.std, interpolation=wanted.interpolation,
         crop_pct=wanted.crop_pct, eval_only=args.eval_only, class_names=class_names,
@@ -545,6 +548,37 @@ def report(path, trainer, data, stop, args):
         scale = getattr(trainer.loss, "logit_scale", 1.0)
         write_report(path, scores, logits, labels, scale, data.class_names, data.test_paths)
     return scores
+
+
+def find_label_issues(path, trainer, data, stop):
+    """List the training images by how little the net of the last step, or its average, believes their labels."""
+    from engine.label_issues import WORST, write_label_issues
+    from losses import label_quality
+
+    world, averaged = trainer.world, trainer.averaged is not None
+    _, logits, labels = evaluate(trainer, data.train_in_order(), stop, averaged=averaged)
+    quality = label_quality(logits, labels, trainer.loss)
+    pictures = pictures_of(quality.argsort(stable=True)[:WORST].tolist(), data, world)
+    if world.is_main:
+        names = ("file", data.train_names) if data.train_names else ("index", data.train_index.tolist())
+        write_label_issues(path, quality, labels, logits.argmax(1), data.class_names, *names, pictures)
+        world.say(f"labels  the least believed are in {path / 'label_issues.csv'} and label_issues.png")
+
+
+def pictures_of(wanted, data, world):
+    """These training images as uint8 arrays (H, W, 3), by position; each process has a part of them."""
+    import torch
+
+    loader = data.train_in_order()
+    mean, std = (torch.tensor(x).view(3, 1, 1) for x in (data.mean, data.std))
+    counts = world.gather(sum(len(labels) for _, labels in loader))
+    position, found = sum(counts[: world.rank]), {}
+    for images, _ in loader:
+        for i in set(wanted) & set(range(position, position + len(images))):
+            pixels = (images[i - position].float().cpu() * std + mean).clamp(0, 1) * 255
+            found[i] = pixels.round().byte().permute(1, 2, 0).numpy()
+        position += len(images)
+    return {i: picture for part in world.gather(found) for i, picture in part.items()}
 
 
 def list_nets():

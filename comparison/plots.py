@@ -1,6 +1,6 @@
-"""The pictures of a comparison: one figure for each data set and net, at most six panels in it.
+"""The pictures of a comparison. matplotlib is imported where it is drawn, so that without it the tables stay.
 
-What lines, bands and bars mean is written in each of them. An unfinished run has a dagger where it enters.
+Colours are told apart in grey print by dashes and markers. An unfinished run has a dagger where it enters.
 """
 
 import math
@@ -9,26 +9,16 @@ import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-import matplotlib
-import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullLocator
+import pandas as pd
 
-from common import OKABE_ITO, picture, printable, write_atomically
+from common import OKABE_ITO, draw, printable
 
-from .forest import draw_differences
-from .runs import Group, Run
-from .statistics import mean_and_std
+from .statistics import Difference, summary
 from .table import Table
 
-# Dashes and markers tell the colours apart in grey print.
 DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-MOST_PANELS = 6  # of a figure; more make another one
-MOST_BANDS = 3  # of a panel; more make a panel each
-WIDTHS = {1: 6.4, 2: 8.0, 3: 9.0}  # inches, by columns of panels
-CHARACTERS = 15  # of small print in an inch
+MOST_BANDS = 3  # of a panel; more hide one another
 STYLE = {
     "text.parse_math": False,  # names have dollars and underscores
     "font.size": 9,
@@ -40,321 +30,278 @@ STYLE = {
     "pdf.fonttype": 42,  # text stays text
     "svg.hashsalt": "rooted-loss",
 }
-# Names of pictures, those of earlier versions included.
-OURS = re.compile(
-    r"(accuracy-(epochs|seconds|k|noise)|calibration-noise|differences)([-.][\w.+-]*)?\.(png|pdf|svg)"
-)
+KINDS = "accuracy|accuracy-(?:epochs|seconds|k|noise)|calibration-noise|differences|speed"
+BARS = "Bars: 95 % interval over seeds, from three seeds on."
+DAGGER = " †: with unfinished runs."
+# What the differences are called, by their key.
+DIFFERENCES = {
+    "test_acc_minus_baseline": "difference of test accuracy (points)",
+    "test_ece_minus_baseline": "difference of calibration error (points)",
+}
 
-Panel = tuple[str, Callable[[Axes], None]]  # title, and what draws it
 
-
-def draw_all(table: Table, groups: list[Group], out: Path, suffix: str, baseline: str) -> list[str]:
+def draw_all(
+    table: Table, runs: pd.DataFrame, epochs: pd.DataFrame, out: Path, suffix: str, baseline: str
+) -> list[str]:
     """Draw what the groups allow; returns the names of the files. Pictures of an earlier comparison go.
 
     Parameters
     ----------
     table : Table
-    groups : list of Group
+    runs, epochs : DataFrame
+        See `comparison.runs`.
     out : Path
     suffix : str
         ``"png"``, ``"pdf"`` or ``"svg"``.
     baseline : str
         What the differences are from, in words.
     """
-    _remove_earlier(out)
-    places = {}
-    for group in groups:
-        places.setdefault(group.place, []).append(group)
-    styles = _styles(group.loss for group in groups)
+    remove_earlier(out)
+    looks = _looks(table.groups.loss_name)
+    figures: dict[str, Callable] = {}
+    places = list(table.groups.groupby(["dataset_name", "net"], sort=False))
+    for place, groups in places:
+        ending = f"-{place[0]}-{place[1]}" if len(places) > 1 else ""
+        for name, make in _of_one_place(table, groups, runs, epochs, looks):
+            figures[name + ending] = make
+    speed = {k: c.title.rpartition(" (")[0] for k, c in table.columns.items() if c.section == "Speed"}
+    for name, title, columns in (
+        ("accuracy", "test accuracy", {"test_acc": "test accuracy (%)"}),
+        ("differences", f"difference from {baseline}", DIFFERENCES),
+        ("speed", "time to a test accuracy", speed),
+    ):
+        if columns := {key: text for key, text in columns.items() if key in table.figures}:
+            figures[name] = lambda a=(title, columns): draw_intervals(table, looks, *a)
     names = []
-    with matplotlib.rc_context(STYLE):
-        for place, members in places.items():
-            ending = f"-{printable(members[0].dataset)}-{printable(place[1])}" if len(places) > 1 else ""
-            for name, pages in _kinds(members, styles):
-                for page in pages:
-                    names.append(_save(page, out, f"{name}{ending}", suffix, names))
-        for page in draw_differences(table, styles, printable(baseline)):
-            names.append(_save(page, out, "differences", suffix, names))
+    for name, make in figures.items():
+        stem = re.sub(r"[^\w.+]+", "-", name).encode()[:150].decode(errors="ignore")
+        path = out / f"{stem}.{suffix}"
+        metadata = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(suffix)
+        draw(path, make, metadata=metadata)
+        names += [path.name] if path.exists() else []
     return names
 
 
-def _kinds(groups: list[Group], styles: dict) -> Iterator[tuple[str, Iterator[Figure]]]:
-    yield "accuracy-epochs", draw_curves(groups, styles, "epoch")
-    yield "accuracy-seconds", draw_curves(groups, styles, "seconds")
-    yield "accuracy-k", draw_against_k(groups, styles)
-    yield "accuracy-noise", draw_against_noise(groups, styles, "test_acc", "test accuracy (%)")
-    yield (
-        "calibration-noise",
-        draw_against_noise(groups, styles, "test_ece", "expected calibration error (%)"),
-    )
-
-
-def _remove_earlier(out: Path) -> None:
+def remove_earlier(out: Path) -> None:
     """Remove the pictures that an earlier table.md lists, so that none is taken for one of now."""
     try:
-        listed = re.findall(r"^- (\S+)$", (out / "table.md").read_text(), re.MULTILINE)
+        text = (out / "table.md").read_text(encoding="utf-8")
     except (OSError, ValueError):
-        listed = []
-    for name in listed:
-        if OURS.fullmatch(name) and (out / name).is_file():
-            (out / name).unlink()
+        return
+    for name in re.findall(rf"^- ((?:{KINDS})(?:-[\w.+-]*)?\.(?:png|pdf|svg))$", text, re.MULTILINE):
+        (out / name).unlink(missing_ok=True)
 
 
-def _save(figure: Figure, out: Path, stem: str, suffix: str, taken: list[str]) -> str:
-    stem = re.sub(r"[^\w.+]+", "-", stem).encode()[:150].decode(errors="ignore")
-    numbers = ("", *(f"-{i}" for i in range(2, len(taken) + 3)))
-    name = next(n for n in (f"{stem}{number}.{suffix}" for number in numbers) if n not in taken)
-    metadata = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(suffix)
-    content = picture(figure, suffix, metadata=metadata)
-    write_atomically(out / name, lambda file: file.write(content))
-    return name
+def _of_one_place(table, groups, runs, epochs, looks) -> Iterator[tuple[str, Callable]]:
+    """Names and makers of the figures of one data set and net."""
+    yield "accuracy-epochs", lambda: draw_curves(groups, runs, epochs, looks, "epoch", "epoch")
+    yield "accuracy-seconds", lambda: draw_curves(groups, runs, epochs, looks, "seconds", "training time (s)")
+
+    def varies(flag: str, rows: pd.DataFrame) -> bool:
+        return any(part[flag].nunique() > 1 for part in _conditions(rows, flag).values())
+
+    if varies("k", groups[groups.k_end.isna()]):
+        yield "accuracy-k", lambda: draw_against(table, groups, "k", "k", "test_acc", "test accuracy (%)")
+    if varies("label_noise", groups):
+        words = ("label_noise", "wrong training labels (share)")
+        yield "accuracy-noise", lambda: draw_against(table, groups, *words, "test_acc", "test accuracy (%)")
+        if "test_ece" in table.figures:
+            unit = "expected calibration error (%)"
+            yield "calibration-noise", lambda: draw_against(table, groups, *words, "test_ece", unit)
 
 
-def _styles(losses: Iterable[str]) -> dict[str, dict]:
+def _looks(names: Iterable[str]) -> dict[str, dict]:
     """A look for each loss, the same in all pictures; black for the first, cross entropy if any is."""
-    first = sorted(dict.fromkeys(losses), key=lambda loss: loss.split()[0] != "ce")
+    first = sorted(dict.fromkeys(names), key=lambda name: name.split()[0] != "ce")
     return {
-        loss: {
-            "color": OKABE_ITO[i % len(OKABE_ITO)],
+        name: {
+            "color": OKABE_ITO[i % 7],
             "linestyle": DASHES[(i + i // 7) % 7],
             "marker": MARKERS[i % 7],
             "ms": 4,
         }
-        for i, loss in enumerate(first)
+        for i, name in enumerate(first)
     }
 
 
-def _pages(panels: list[Panel], title: str, x: str, y: str, note: str, sharey=False) -> Iterator[Figure]:
-    """Figures of at most `MOST_PANELS` panels, with one legend and what the drawing means below them."""
-    pages = [panels[i : i + MOST_PANELS] for i in range(0, len(panels), MOST_PANELS)]
-    for number, page in enumerate(pages, 1):
-        columns = min(math.ceil(math.sqrt(len(page))), 3)
-        rows = math.ceil(len(page) / columns)
-        width = WIDTHS[columns]
-        figure = Figure(figsize=(width, 1.3 + 2.6 * rows if rows > 1 else 4.2), layout="constrained")
-        grid = figure.subplots(rows, columns, squeeze=False, sharey=sharey).flat
-        for i, ax in enumerate(grid):
-            if i >= len(page):
-                ax.remove()
-                continue
-            heading, draw = page[i]
-            ax.set_title(
-                "\n".join(textwrap.wrap(printable(heading), int(0.85 * CHARACTERS * width / columns)))
-            )
-            ax.set_xlabel(x if i + columns >= len(page) else "")
-            ax.set_ylabel(y if i % columns == 0 else "")
-            draw(ax)
-        of = f" ({number} of {len(pages)})" if len(pages) > 1 else ""
-        _finish(figure, f"{title}{of}", note)
-        yield figure
+def _conditions(groups: pd.DataFrame, *without: str) -> dict[str, pd.DataFrame]:
+    """The groups of each panel, which differ in the loss and the flags `without` alone, by what tells them apart."""
+    words = [
+        {k: v for k, v in others.items() if k not in ("dataset", "net", *without)} for others in groups.others
+    ]
+    titles = pd.Series([", ".join(w.values()) for w in words], groups.index)
+    return dict(list(groups.groupby(titles, sort=False)))
 
 
-def _finish(figure: Figure, title: str, note: str) -> None:
-    """The title, and below all panels, where they cover no data, what the drawing means and the legend."""
-    width = int(figure.get_figwidth() * CHARACTERS)
-    figure.suptitle(textwrap.fill(printable(title), int(0.8 * width)), fontsize=10)
-    note = "\n".join(textwrap.wrap(printable(note), width))
+def _panels(conditions: dict, title: str, x: str, y: str, note: str, fill: Callable):
+    """A figure with a panel for each condition; below them, where they cover no data, the legend and the note."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    matplotlib.rcParams.update(STYLE)
+    columns = min(math.ceil(math.sqrt(len(conditions))), 3)
+    rows = math.ceil(len(conditions) / columns)
+    figure = Figure(
+        figsize=((6.4, 8, 9)[columns - 1], 1.4 + (2.6 * rows if rows > 1 else 3.0)), layout="constrained"
+    )
+    grid = figure.subplots(rows, columns, squeeze=False).flat
+    for ax, (heading, groups) in zip(grid, conditions.items(), strict=False):
+        ax.set_title(textwrap.fill(printable(heading), 90 // columns))
+        ax.set(xlabel=x, ylabel=y)
+        fill(ax, groups)
+    for ax in grid[len(conditions) :]:
+        ax.remove()
     entries = {}
     for ax in figure.axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
-            entries.setdefault(label, handle)
-    if not entries:
-        figure.supxlabel(note, fontsize=8, color="0.3")
-        return
-    columns = max(1, int(figure.get_figwidth() / (0.075 * max(map(len, entries)) + 0.7)))
+            entries.setdefault(printable(label), handle)
+    width = figure.get_figwidth()
+    figure.suptitle(textwrap.fill(printable(title), int(12 * width)), fontsize=10)
     legend = figure.legend(
-        entries.values(), map(printable, entries), loc="outside lower center", ncols=columns, frameon=False,
-        fontsize=8.5, handlelength=3.2, title=note, title_fontsize=8,
+        entries.values(), entries, loc="outside lower center", frameon=False, fontsize=8.5, handlelength=3.2,
+        ncols=max(1, int(width / (0.075 * max(map(len, entries)) + 0.7))),
+        title=textwrap.fill(note, int(15 * width)), title_fontsize=8,
     )  # fmt: skip
     legend.get_title().set(color="0.3", multialignment="center")
+    return figure
 
 
-def _title(groups: list[Group]) -> str:
-    return f"{groups[0].flags['net']} on {groups[0].dataset}"
+def draw_curves(groups, runs, epochs, looks, x: str, unit: str):
+    """Accuracy against epochs or seconds: the mean over seeds, as far as all have got, and its 95 % interval."""
+    choosers = set(runs[runs.group.isin(groups.index)].chooser)
+    chooser = (
+        {"test": "test", "val": "validation"}[choosers.pop()] if len(choosers) == 1 else "test or validation"
+    )
+
+    def fill(ax, members):
+        lowest, highest = [], []
+        for i, (number, group) in enumerate(members.iterrows()):
+            mine = runs[runs.group == number]
+            mine = mine[mine.finished.astype(bool)] if any(mine.finished) else mine
+            curves = epochs[epochs.run.isin(mine.index)].groupby("run")
+            n = curves.size().min()
+            at = curves.head(n).assign(i=curves.cumcount()).groupby("i")
+            points = [summary(part) for _, part in at.accuracy]
+            mean, look = [point.mean for point in points], looks[group.loss_name]
+            step = math.ceil(n / 8)
+            ax.plot(at[x].mean(), mean, label=group.loss_name, markevery=(i % step, step), **look)
+            if group.unfinished:
+                ax.annotate(
+                    "†",
+                    (at[x].mean().iloc[-1], mean[-1]),
+                    (3, 2),
+                    textcoords="offset points",
+                    color=look["color"],
+                )
+            if len(members) <= MOST_BANDS:
+                band = [p.low for p in points], [p.high for p in points]
+                ax.fill_between(at[x].mean(), *band, color=look["color"], alpha=0.15, linewidth=0)
+            lowest.append(mean[n // 5])
+            highest.append(max(mean))
+        # The axis begins where the slowest line is after a fifth of its epochs, or the ends would look flat.
+        low, high = min(lowest), max(highest)
+        if high > low:
+            ax.set_ylim(low - 0.1 * (high - low), high + 0.15 * (high - low))
+        ax.xaxis.get_major_locator().set_params(integer=x == "epoch")
+
+    note = "Line: mean of the seeds. Band: its 95 % interval, from three seeds on and for up to three losses."
+    note += " The first epochs may be below the axis." + DAGGER * any(groups.unfinished)
+    title = f"{groups.net.iloc[0]} on {groups.dataset_name.iloc[0]}"
+    return _panels(_conditions(groups), title, unit, f"{chooser} accuracy (%)", note, fill)
 
 
-def _conditions(groups: list[Group], *without: str) -> dict[str, list[Group]]:
-    """The groups that differ in nothing but the loss and the flags `without`, by what tells them apart."""
-    names = [n for n in groups[0].parts if len({g.parts[n] for g in groups}) > 1 and n not in without]
-    found = {}
-    for group in groups:
-        found.setdefault(", ".join(group.parts[name] for name in names), []).append(group)
-    return found
-
-
-def _dagger(ax: Axes, x: float, y: float, colour: str) -> None:
-    ax.annotate("†", (x, y), (3, 2), textcoords="offset points", color=colour, fontsize=10)
-
-
-def draw_curves(groups: list[Group], styles: dict, against: str) -> Iterator[Figure]:
-    """Accuracy against ``"epoch"`` or ``"seconds"``.
-
-    Up to `MOST_BANDS` losses share a panel; more have one each, in which the others are grey.
-    """
-    conditions = _conditions(groups)
-    multiples = len(conditions) == 1 and len(groups) > MOST_BANDS
-    bars = not multiples and any(len(members) > MOST_BANDS for members in conditions.values())
-    if multiples:
-        panels = [(g.loss, lambda ax, g=g: _multiple(ax, g, groups, styles, against)) for g in groups]
-    else:
-        panels = [
-            (title, lambda ax, members=members: _curves(ax, members, styles, against, bars))
-            for title, members in conditions.items()
+def draw_against(table, groups, flag: str, x: str, score: str, unit: str):
+    """A score against a flag: a line for each loss; losses without the flag are level lines."""
+    figures = table.figures[score]
+    groups = groups[groups.index.isin(figures)]
+    if flag == "k":
+        groups = groups[groups.k_end.isna()]
+        together = groups.loss.map((groups.k == groups.m).groupby(groups.loss).all())  # m = k for each k
+        scales = [
+            "m=k" if same else f"m={m:g}" for m, same in zip(groups.m.astype(float), together, strict=True)
         ]
-    seeds = any(len(g.runs) > 1 for g in groups)
-    note = "Line: mean of the seeds." if seeds else "One seed."
-    note += " Band: lowest to highest seed." if seeds and not bars else ""
-    note += " Bar at the end: lowest to highest seed." if seeds and bars else ""
-    note += " Grey: the other losses." if multiples else ""
-    note += " †: an unfinished run ends here." if any(g.unfinished for g in groups) else ""
-    note += " The first epochs may be below the axis."
-    chooser = {run.chooser for g in groups for run in g.runs.values()}
-    y = {("test",): "test", ("val",): "validation"}.get(tuple(chooser), "test or validation")
-    x = "seconds of training" if against == "seconds" else "epoch"
-    yield from _pages(panels, _title(groups), x, f"{y} accuracy (%)", note, sharey=multiples)
+        family = groups.loss + [f" {scale}" * pd.notna(k) for scale, k in zip(scales, groups.k, strict=True)]
+    else:
+        family = groups.loss_name
+    groups = groups.assign(family=family)
+    looks = _looks(groups.family)
+    unfinished = set(groups.family[groups.unfinished > 0])
+
+    def fill(ax, members):
+        values = sorted(members[flag].dropna().unique())
+        for i, (name, part) in enumerate(members.groupby("family", sort=False)):
+            part = part.sort_values(flag)
+            means = [figures[number].mean for number in part.index]
+            reach = [0.0 if math.isnan(f.low) else f.high - f.mean for f in map(figures.get, part.index)]
+            label = name + " †" * (name in unfinished)
+            if part[flag].isna().all():
+                ax.axhline(means[0], label=label, **looks[name] | {"marker": None})
+                ax.axhspan(
+                    means[0] - reach[0], means[0] + reach[0], color=looks[name]["color"], alpha=0.1, lw=0
+                )
+            else:
+                shift = (
+                    i - members.family.nunique() / 2
+                ) * 0.01  # side by side, so that bars can be told apart
+                at = [
+                    value * (1 + shift) if flag == "k" else value + shift * values[-1] for value in part[flag]
+                ]
+                ax.errorbar(at, means, reach, capsize=3, elinewidth=0.9, label=label, **looks[name])
+        if flag == "k":
+            ax.set_xscale("log")
+            ax.minorticks_off()
+        ax.set_xticks(values, [f"{value:g}" for value in values])
+
+    level = " Level lines: losses without k." * (flag == "k")
+    title = f"{groups.net.iloc[0]} on {groups.dataset_name.iloc[0]}"
+    note = BARS + level + DAGGER * any(groups.unfinished)
+    panels = {text: part for text, part in _conditions(groups, flag).items() if part[flag].nunique() > 1}
+    return _panels(panels, title, x, unit, note, fill)
 
 
-def _mean_curve(group: Group, against: str) -> tuple[np.ndarray, np.ndarray, list[Run]]:
-    """x, accuracies by seed and epoch, and the runs that are not in it: unfinished ones beside finished ones.
+def draw_intervals(table: Table, looks: dict, title: str, columns: dict[str, str]):
+    """A line for each group that has one of the figures, and a column for each of them."""
+    import matplotlib
+    from matplotlib.figure import Figure
 
-    The line ends with the shortest run.
-    """
-    runs = list(group.runs.values())
-    full = [run for run in runs if run.is_finished] or runs
-    n = min(len(run.accuracy) for run in full)
-    x = np.mean([_x(run, against)[:n] for run in full], 0)
-    return x, np.array([run.accuracy[:n] for run in full]), [run for run in runs if run not in full]
-
-
-def _x(run: Run, against: str) -> list[float]:
-    return run.seconds if against == "seconds" else run.columns["epoch"]
-
-
-def _curves(ax: Axes, groups: list[Group], styles: dict, against: str, bars: bool) -> None:
-    """The losses of a condition in one panel."""
-    means, ends = [], max(_mean_curve(g, against)[0][-1] for g in groups)
-    for i, group in enumerate(groups):
-        x, y, others = _mean_curve(group, against)
-        look, mean = styles[group.loss], y.mean(0)
-        step = math.ceil(len(x) / 8)
-        ax.plot(x, mean, label=group.loss, markevery=(i % step, step), **look)
-        if len(y) > 1 and not bars:
-            ax.fill_between(x, y.min(0), y.max(0), color=look["color"], alpha=0.15, linewidth=0)
-        elif len(y) > 1:
-            reach = [[mean[-1] - y[:, -1].min()], [y[:, -1].max() - mean[-1]]]
-            ax.errorbar(
-                [x[-1] + ends * 0.015 * (1 + i)],
-                mean[-1:],
-                reach,
-                color=look["color"],
-                capsize=2,
-                elinewidth=1,
-            )
-        _unfinished(ax, group, x, mean, others, look["color"], against)
-        means.append(mean)
-    _axes(ax, means, against)
+    matplotlib.rcParams.update(STYLE)
+    numbers = [n for n in table.groups.index if any(n in table.figures[key] for key in columns)]
+    names = [printable(textwrap.shorten(name, 60, placeholder=" …")) for name in table.groups.name[numbers]]
+    size = (2.4 + 2.6 * len(columns), 1.6 + 0.26 * len(numbers))
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(1, len(columns), squeeze=False, sharey=True)[0]
+    for ax, (key, unit) in zip(axes, columns.items(), strict=True):
+        for y, number in enumerate(numbers):
+            if figure_of := table.figures[key].get(number):
+                _interval(ax, y, figure_of, looks[table.groups.loss_name[number]])
+        ax.set_xlabel(textwrap.fill(unit, 30))
+        ax.grid(axis="y", visible=False)
+        ax.margins(x=0.12)
+        if key in DIFFERENCES:
+            ax.axvline(0, color="0.4", linewidth=0.9, zorder=1)
+    axes[0].set_yticks(range(len(numbers)), names, fontsize=8)
+    axes[0].set_ylim(len(numbers) - 0.4, -0.6)
+    note = f"{BARS} ×: fewer."
+    if set(columns) <= set(DIFFERENCES):
+        note += " Hollow: a tie, the interval contains zero. *: it does not. **: nor after Holm's correction."
+    elif "test_acc" not in columns:
+        note += " Hollow: a lower bound, as some seeds never got there."
+    figure.suptitle(printable(title), fontsize=10)
+    figure.supxlabel(
+        textwrap.fill(note + DAGGER * any(table.groups.unfinished), int(14 * size[0])), fontsize=8
+    )
+    return figure
 
 
-def _multiple(ax: Axes, group: Group, groups: list[Group], styles: dict, against: str) -> None:
-    """One loss of many, with its band; the others in grey behind it."""
-    for other in groups:
-        if other is not group:
-            x, y, _ = _mean_curve(other, against)
-            ax.plot(x, y.mean(0), color="0.8", linewidth=0.9, zorder=1)
-    x, y, others = _mean_curve(group, against)
-    colour, mean = styles[group.loss]["color"], y.mean(0)
-    ax.plot(x, mean, color=colour, linewidth=1.6, marker="o" if len(x) == 1 else None, ms=4)
-    ax.fill_between(x, y.min(0), y.max(0), color=colour, alpha=0.25, linewidth=0)
-    _unfinished(ax, group, x, mean, others, colour, against)
-    _axes(ax, [_mean_curve(g, against)[1].mean(0) for g in groups], against)
-
-
-def _unfinished(ax, group, x, mean, others, colour, against) -> None:
-    """A thin line and a dagger for each unfinished run, or the dagger alone where the group has no other runs."""
-    for run in others:
-        ax.plot(_x(run, against), run.accuracy, color=colour, linewidth=0.7)
-        _dagger(ax, _x(run, against)[-1], run.accuracy[-1], colour)
-    if group.unfinished and not others:
-        _dagger(ax, x[-1], mean[-1], colour)
-
-
-def _axes(ax: Axes, means: list[np.ndarray], against: str) -> None:
-    """Whole epochs; the accuracy begins where the slowest line is after a fifth of its epochs, else ends look flat."""
-    ax.xaxis.set_major_locator(MaxNLocator("auto", integer=against == "epoch", steps=[1, 2, 5, 10]))
-    low, high = min(mean[len(mean) // 5] for mean in means), max(mean.max() for mean in means)
-    if high > low:
-        ax.set_ylim(low - 0.08 * (high - low), high + 0.15 * (high - low))
-
-
-BARS = "Bars: ± standard deviation over the seeds."
-DAGGER = " †: with unfinished runs."
-
-
-def _points(ax: Axes, x: list[float], groups: list[Group], score: str, label: str, look: dict) -> None:
-    """Mean and deviation of each group's score."""
-    values = np.array([mean_and_std(g.scores(score).values()) for g in groups])
-    means, deviations = values[:, 0], np.nan_to_num(values[:, 1])
-    ax.errorbar(x, means, deviations, capsize=3, elinewidth=0.9, label=label, **look)
-    for at, mean, group in zip(x, means, groups, strict=True):
-        if group.unfinished:
-            _dagger(ax, at, mean, look["color"])
-
-
-def draw_against_k(groups: list[Group], styles: dict) -> Iterator[Figure]:
-    """Test accuracy against k, a panel for each condition; losses without k are level lines."""
-    groups = [g for g in groups if g.scores("test_acc") and g.flags.get("k_end") is None]
-
-    def family(group: Group) -> str:
-        return f"{group.flags['loss']} m={group.flags['m']:g}" if "k" in group.flags else group.loss
-
-    panels, families = [], dict.fromkeys(family(g) for g in groups)
-    looks = _styles(families)
-    for title, members in (_conditions(groups) if groups else {}).items():
-        ks = {f: {g.flags["k"] for g in members if "k" in g.flags and family(g) == f} for f in families}
-        if max(map(len, ks.values())) > 1:
-            panels.append((title, lambda ax, members=members: _against_k(ax, members, family, looks)))
-    note = f"{BARS} Level lines: losses without k, their bar at the left."
-    note += DAGGER if any(g.unfinished for g in groups) else ""
-    yield from _pages(panels, _title(groups) if groups else "", "k", "test accuracy (%)", note)
-
-
-def _against_k(ax: Axes, groups: list[Group], family: Callable, looks: dict) -> None:
-    ks = sorted({g.flags["k"] for g in groups if "k" in g.flags})
-    names = list(dict.fromkeys(map(family, groups)))
-    level = [name for name in names if all("k" not in g.flags for g in groups if family(g) == name)]
-    for i, name in enumerate(names):
-        members = [g for g in groups if family(g) == name]
-        # Side by side, so that bars at one k can be told apart.
-        shift = 0.012 * (i - len(names) / 2)
-        x = [g.flags["k"] * (ks[-1] / ks[0]) ** shift for g in members if "k" in g.flags]
-        if not x:
-            (group,) = members
-            x = [ks[0] * (ks[-1] / ks[0]) ** (-0.04 * (1 + level.index(name)))]
-            look = looks[name] | {"marker": None}
-            ax.axhline(mean_and_std(group.scores("test_acc").values())[0], linewidth=1, **look)
-        _points(ax, x, members, "test_acc", name, looks[name])
-    ax.set_xscale("log")
-    ax.set_xticks(ks, [f"{k:g}" for k in ks])
-    ax.xaxis.set_minor_locator(NullLocator())
-
-
-def draw_against_noise(groups: list[Group], styles: dict, score: str, unit: str) -> Iterator[Figure]:
-    """A score against label noise: a line for each loss, a panel for all else."""
-    groups = [g for g in groups if g.scores(score)]
-    panels = []
-    for title, members in (_conditions(groups, "label_noise") if groups else {}).items():
-        if len({g.flags["label_noise"] for g in members}) > 1:
-            panels.append((title, lambda ax, m=members: _against_noise(ax, m, styles, score)))
-    note = BARS + (DAGGER if any(g.unfinished for g in groups) else "")
-    yield from _pages(panels, _title(groups) if groups else "", "wrong training labels (%)", unit, note)
-
-
-def _against_noise(ax: Axes, groups: list[Group], styles: dict, score: str) -> None:
-    levels = sorted({100 * g.flags["label_noise"] for g in groups})
-    losses = list(dict.fromkeys(g.loss for g in groups))
-    for i, loss in enumerate(losses):
-        members = sorted((g for g in groups if g.loss == loss), key=lambda g: g.flags["label_noise"])
-        offset = 0.01 * (levels[-1] - levels[0]) * (i - (len(losses) - 1) / 2)
-        x = [100 * g.flags["label_noise"] + offset for g in members]
-        _points(ax, x, members, score, loss, styles[loss])
-    ax.set_xticks(levels, [f"{level:g}" for level in levels])
+def _interval(ax, y: int, figure, look: dict) -> None:
+    colour, is_difference = look["color"], isinstance(figure, Difference)
+    if math.isnan(figure.low):
+        ax.plot(figure.mean, y, "x", color=colour, ms=5)
+        return
+    hollow = figure.is_tie if is_difference else bool(figure.never)
+    ax.plot([figure.low, figure.high], [y, y], color=colour, linewidth=1.4)
+    ax.plot(figure.mean, y, look["marker"], color=colour, ms=5, markerfacecolor="white" if hollow else colour)
+    if is_difference and not figure.is_tie:
+        ax.annotate(
+            figure.verdict, (figure.high, y), (3, -1), textcoords="offset points", va="center", color=colour
+        )

@@ -1,28 +1,21 @@
-"""Run directories in, groups of runs that differ in their seed alone out."""
+"""Run directories in, two tidy frames out: a row a run, and a row an epoch."""
 
-import csv
-import itertools
+import io
 import json
-import math
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from common import Parser
-from engine.run_directory import is_finished
-from flags import NOT_OF_THE_RUN, WHERE_AND_HOW, one_name, one_spelling
-from losses import loss_names, loss_parameters
+import numpy as np
+import pandas as pd
 
-# Flags that do not tell one experiment from another.
-IGNORED = NOT_OF_THE_RUN | WHERE_AND_HOW | {"seed", "run_name"}
-# "loss", and the flags that any loss has for parameters; k_end belongs to the loss as well.
-LOSS_FLAGS = (
-    "loss",
-    *dict.fromkeys(name for loss in loss_names() for name in loss_parameters(loss)),
-    "k_end",
-)
-NEEDED = ("epoch", "step", "epoch_seconds")
+from common import UserError, spelling
+from engine.run_directory import is_finished, read_config
+from flags import LENGTH, LOSS, LOSS_PARAMETERS, RUN, flags_of, train_parser
+
+# What says which loss a run has, and what tells one experiment from another.
+LOSS_FLAGS = ("loss", *flags_of(LOSS), "k_end")
+EXPERIMENT = [name for name in flags_of(RUN, LOSS, LENGTH) if name not in ("seed", "run_name")] + ["data"]
 # Figures of the test set by their column in metrics.csv, and what report.json calls them.
 SCORES = {
     "test_acc": "accuracy",
@@ -35,298 +28,216 @@ SCORES = {
 }
 
 
-@dataclass
-class Run:
-    """One training: its flags, and the columns of metrics.csv as lists of floats, a value an epoch.
+def find_runs(paths: Iterable[str], notes: list[str]) -> list[Path]:
+    """The run directories among `paths` and below them, behind symbolic links too, each once."""
 
-    Parameters
-    ----------
-    path : Path
-    flags : dict
-    columns : dict
-    written : float
-        The time of metrics.csv.
-    chooser : str
-        What the best epoch was chosen with: ``"test"``, or ``"val"`` where there is a validation set.
-    scores : dict
-        Figures of the test set, see `SCORES`: of the last epoch, or where a validation set chose, of the weights
-        that it chose (report.json; empty before the end of the run).
-    is_finished : bool
-        Whether nothing is left to train.
-    facts : dict
-        What config.json says of the data.
-    extended : str
-        With what lengths it began, where it was made longer on the way: its learning rate then followed another
-        curve than that of a run which had its length from the start. ``"no"`` as a rule.
-    """
+    def on_error(error: OSError) -> None:
+        if os.path.isdir(error.filename):
+            notes.append(f"skipped {error.filename}: it cannot be listed: {error.strerror}")
 
-    path: Path
-    flags: dict
-    columns: dict[str, list[float]]
-    written: float
-    chooser: str = "test"
-    scores: dict[str, float] = field(default_factory=dict)
-    is_finished: bool = True
-    facts: dict = field(default_factory=dict)
-    extended: str = "no"
-
-    @property
-    def test_images(self) -> int | None:
-        """Images that the test accuracy is of, where the run says so."""
-        number = self.facts.get("test")
-        return number if type(number) is int and number > 0 else None
-
-    @property
-    def fingerprint(self) -> str:
-        """Of the data; empty where the run does not say it."""
-        return str(self.facts.get("fingerprint", ""))
-
-    @property
-    def accuracy(self) -> list[float]:
-        """Of the chooser's set, after each epoch."""
-        return self.columns[f"{self.chooser}_acc"]
-
-    @property
-    def seconds(self) -> list[float]:
-        """Since the start of the training, at the end of each epoch."""
-        return list(itertools.accumulate(self.columns["epoch_seconds"]))
-
-
-@dataclass
-class Group:
-    """Runs that differ in the seed alone."""
-
-    flags: dict
-    runs: dict[int, Run] = field(default_factory=dict)  # by seed
-    loss: str = ""  # with its parameters: "root k=3 m=3"
-    dataset: str = ""  # as short as it can be told from the others
-    parts: dict[str, str] = field(default_factory=dict)  # the flags in which the compared groups differ
-
-    @property
-    def label(self) -> str:
-        return ", ".join([self.loss, *self.parts.values()])
-
-    @property
-    def condition(self) -> str:
-        """What the runs have in common with those of other losses."""
-        return key({name: value for name, value in self.flags.items() if name not in LOSS_FLAGS})
-
-    @property
-    def unfinished(self) -> int:
-        """The number of runs that have something left to train."""
-        return sum(not run.is_finished for run in self.runs.values())
-
-    @property
-    def name(self) -> str:
-        """The label, with a dagger if some runs are not finished."""
-        return f"{self.label} †" if self.unfinished else self.label
-
-    @property
-    def place(self) -> tuple[str, str]:
-        """Data set and net."""
-        return self.flags["dataset"], self.flags["net"]
-
-    def scores(self, name: str) -> dict[int, float]:
-        """The score `name` by seed, of the runs that have it."""
-        return {seed: run.scores[name] for seed, run in sorted(self.runs.items()) if name in run.scores}
-
-
-def find_runs(paths: Iterable[Path]) -> list[Path]:
-    """The run directories among `paths` and below them."""
     found = {}
-    for path in map(Path, paths):
-        below = []
-        if os.path.exists(path / "config.json"):  # os.path's, as pathlib's raises for names too long
-            below = [path]
-        elif os.path.isdir(path):
-            below = sorted(config.parent for config in path.rglob("config.json"))
-        found |= dict.fromkeys(below or [path])
-    return list(found)
+    for path in map(os.path.expanduser, paths):
+        below, visited = [], set()
+        for folder, folders, files in os.walk(path, followlinks=True, onerror=on_error):
+            real = os.path.realpath(folder)
+            if "config.json" in files:
+                below.append(folder)
+            if "config.json" in files or real in visited:
+                folders.clear()
+            visited.add(real)
+            folders.sort()
+        for run in below or [path]:
+            found.setdefault(os.path.realpath(run), Path(run))
+    return list(found.values())
 
 
-def read_run(path: Path, parser: Parser) -> Run:
-    """Read config.json and metrics.csv; unfinished runs have fewer rows.
+def read_run(path: Path) -> tuple[dict, pd.DataFrame]:
+    """A run as a row of the frame of runs, and its epochs.
 
-    Parameters
-    ----------
-    path : Path
-    parser : Parser
-        train.py's: the run's flags must have its types, and a flag younger than the run has its default.
+    Returns
+    -------
+    dict
+        Every flag of train.py; the scores of `SCORES`, of the last epoch, or where a validation set chose, of the
+        weights that it chose (report.json); last_acc, best_acc and mean_acc of the set that chose, in percent; and
+        path, chooser (``"test"`` or ``"val"``), finished, written, epochs_trained, test_images, fingerprint.
+    DataFrame
+        epoch, seconds since the start, accuracy in percent of the set that chose.
 
     Raises
     ------
-    ValueError
-        One line, if either file is missing, damaged or empty.
+    UserError
+        If config.json or metrics.csv is missing, damaged or empty.
     """
+    config = read_config(path)
     try:
-        config = json.loads((path / "config.json").read_text())
-        text = (path / "metrics.csv").read_text()
-        rows = list(csv.DictReader(text.splitlines(), strict=True))
+        text = (path / "metrics.csv").read_text(encoding="utf-8")
         written = (path / "metrics.csv").stat().st_mtime
     except OSError as error:
-        raise ValueError(f"{path}: {Path(error.filename).name} cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError, csv.Error):
-        raise ValueError(f"{path}: config.json or metrics.csv is damaged") from None
-    if not isinstance(config, dict) or not {"dataset", "net", "loss", "seed"} <= config.keys():
-        raise ValueError(f"{path}: config.json is not that of a training")
-    flags = {name: config.get(name, default) for name, default in vars(parser.parse_args([])).items()}
-    flags["dataset"] = one_name(flags["dataset"])
+        raise UserError(f"{path}: metrics.csv cannot be read: {error.strerror}") from None
+    except ValueError:
+        raise UserError(f"{path}: metrics.csv is damaged") from None
     try:
-        gone = isinstance(flags["loss"], str) and flags["loss"] not in loss_names()
-        parser.check(flags | ({"loss": loss_names()[0]} if gone else {}))  # a loss that is no more
-    except ValueError as error:
-        raise ValueError(f"{path}: config.json is damaged: {error}") from None
-    if not rows:
-        raise ValueError(f"{path}: metrics.csv has no epoch yet")
+        flags = _flags(config)
+    except (KeyError, ValueError, OverflowError):
+        raise UserError(f"{path}: config.json is damaged, or is not that of a training") from None
+    if text.count("\n") < 2:
+        raise UserError(f"{path}: metrics.csv has no epoch yet")
     try:
-        names = [name for name in rows[0] if name]
-        columns = {name: [float(row[name]) if row[name] else math.nan for row in rows] for name in names}
-        chooser = "val" if "val_acc" in columns else "test"
-        epochs, accuracies = columns["epoch"], columns[f"{chooser}_acc"]
-        if (
-            not all(math.isfinite(value) for name in NEEDED for value in columns[name])
-            or not text.endswith("\n")  # "97.2" may be what is left of "97.2222"
-            or not all(a < b for a, b in itertools.pairwise(epochs))
-            or not all(0 <= accuracy <= 100 for accuracy in accuracies)
-        ):
+        rows = pd.read_csv(io.StringIO(text), index_col=False)
+        rows = rows.apply(pd.to_numeric)
+        chooser = "val" if "val_acc" in rows else "test"
+        accuracy = rows[f"{chooser}_acc"]
+        whole = np.isfinite(rows[["epoch", "step", "epoch_seconds"]].to_numpy(float)).all()
+        whole &= text.endswith("\n")  # "97.2" may be what is left of "97.2222"
+        if not (whole and (rows.epoch.diff()[1:] > 0).all() and accuracy.between(0, 100).all()):
             raise ValueError
-        finished = is_finished(flags, rows)
-    except (KeyError, TypeError, ValueError):
-        raise ValueError(f"{path}: metrics.csv is damaged") from None
-    scores = {name: columns[name][-1] for name in SCORES if name in columns}
-    if chooser == "val":  # the test set is read once, at the end of such a run
-        scores = _read_report(path)
-    scores = {name: value for name, value in scores.items() if math.isfinite(value)}
-    facts = config.get("data")
-    facts = facts if isinstance(facts, dict) else {}
-    try:
-        extended = _extended(config)
-    except (KeyError, TypeError):
-        raise ValueError(f"{path}: config.json is damaged: before is no list of a run's parts") from None
-    return Run(path, flags, columns, written, chooser, scores, finished, facts, extended)
+        finished = is_finished(flags, rows.to_dict("records"))
+    except (KeyError, TypeError, ValueError, OverflowError):
+        raise UserError(f"{path}: metrics.csv is damaged") from None
+    # The test set is read once, at the end, of a run with a validation set.
+    scores = _report(path) if chooser == "val" else rows.reindex(columns=list(SCORES)).iloc[-1].to_dict()
+    facts = config["data"] if isinstance(config.get("data"), dict) else {}
+    images = facts.get("test")
+    row = {name: np.nan for name in SCORES} | flags | scores
+    row |= {"last_acc": accuracy.iloc[-1], "best_acc": accuracy.max(), "mean_acc": accuracy.mean()}
+    row |= {"path": str(path), "chooser": chooser, "finished": finished, "written": written}
+    row |= {"epochs_trained": len(rows), "fingerprint": str(facts.get("fingerprint", ""))}
+    row["test_images"] = images if type(images) is int and images > 0 else np.nan
+    epochs = {"epoch": rows.epoch, "seconds": rows.epoch_seconds.cumsum(), "accuracy": accuracy}
+    return row, pd.DataFrame(epochs)
 
 
-def _extended(config: dict) -> str:
-    """``"from 3 epochs at step 60"``, for each time that a run was given another length; else ``"no"``."""
-    parts = []
-    for part in config.get("before", []):
-        both = part["total_steps"], config.get("total_steps")
-        lengths = [(x["epochs"], x["max_steps"]) for x in (part, config)]
-        if both[0] != both[1] if None not in both else lengths[0] != lengths[1]:
-            most = f" or {part['max_steps']} steps" if part["max_steps"] else ""
-            parts.append(f"from {part['epochs']} epochs{most} at step {part['until_step']}")
-    return " and ".join(parts) or "no"
+def _flags(config: dict) -> dict:
+    """A run's flags; one that is younger than the run has its default, and what its loss does not use is None."""
+    if not {"dataset", "net", "loss", "seed"} <= config.keys():
+        raise KeyError
+    flags = {}
+    for name, default in vars(train_parser().parse_args([])).items():
+        value = config.get(name, default)
+        if type(value) in (int, float) and type(default) in (float, type(None)):
+            value = float(value)
+        if isinstance(value, dict) or (default is not None and type(value) is not type(default)):
+            raise ValueError(name)
+        flags[name] = " ".join(map(str, value)) if isinstance(value, list) else value
+    used = LOSS_PARAMETERS.get(flags["loss"], LOSS_FLAGS)  # a loss that this version does not have keeps all
+    unused = set(flags_of(LOSS)) - set(used)
+    return flags | {"dataset": spelling(flags["dataset"])} | dict.fromkeys(unused)
 
 
-def _read_report(path: Path) -> dict[str, float]:
+def _report(path: Path) -> dict[str, float]:
     """The scores in report.json; none if there is no such file yet."""
     if not (path / "report.json").exists():
         return {}
     try:
-        report = json.loads((path / "report.json").read_text())
-        scores = {column: report[name] for column, name in SCORES.items() if name}
-        if not all(type(x) in (int, float) for x in scores.values()) or not 0 <= scores["test_acc"] <= 100:
+        report = json.loads((path / "report.json").read_text(encoding="utf-8"))
+        scores = {column: float(report[name]) for column, name in SCORES.items() if name}
+        if not 0 <= scores["test_acc"] <= 100:
             raise ValueError
     except (OSError, ValueError, TypeError, LookupError, RecursionError):
-        raise ValueError(f"{path}: report.json is damaged") from None
+        raise UserError(f"{path}: report.json is damaged") from None
     return scores
 
 
-def essence(flags: dict) -> dict:
-    """The flags that make a run what it is: without seed, places, and what its loss does not use."""
-    known = flags["loss"] in loss_names()  # a run of a loss that is no more keeps all of them
-    unused = set(LOSS_FLAGS[1:-1]) - set(loss_parameters(flags["loss"])) if known else set()
-    return {name: value for name, value in sorted(flags.items()) if name not in IGNORED | unused}
+def read_all(paths: Iterable[str]) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
+    """The frames of the runs and of their epochs, and a note for each run that is left out.
 
-
-def key(flags: dict) -> str:
-    """Equal for equal flags, whatever their values are."""
-    return json.dumps(flags, sort_keys=True)
-
-
-def group_runs(runs: Iterable[Run]) -> tuple[list[Group], list[str]]:
-    """Groups in order of data, net, condition and loss, and a remark for each run that another one replaces.
-
-    Where runs have met other files under one data set's name, its fingerprint counts as a flag, ``data``; where
-    some were made longer on the way, so does that, ``extended``.
+    The runs have two columns more: their index, and ``group``, a number that those share that differ in their seed
+    alone, in the order of data, net, other flags and loss.
     """
-    groups, remarks, seen = {}, [], {}
-    runs = list(runs)
-    spellings: dict[object, str] = {}
-    for run in runs:
-        run.flags["net"] = spellings.setdefault(one_spelling(run.flags["net"]), run.flags["net"])
-        seen.setdefault(run.flags["dataset"], set()).add(run.fingerprint)
-    changed = [name for name, prints in seen.items() if len(prints - {""}) > 1]
-    remarks += [f"the data of {name} are not the same in all runs: told apart as data …" for name in changed]
-    longer = sum(run.extended != "no" for run in runs)
-    if longer:
-        remarks.append(
-            f"{longer} of {len(runs)} runs were given another --epochs or --max-steps when they continued, and "
-            "another course of the learning rate with it: told apart as extended …"
+    notes: list[str] = []
+    rows, curves = [], {}
+    for path in find_runs(paths, notes):
+        try:
+            row, curves[len(rows)] = read_run(path)
+            rows.append(row)
+        except UserError as error:
+            notes.append(f"skipped {error}")
+    if not rows:
+        raise UserError(
+            "no run to compare: RUN_DIR must hold the config.json and metrics.csv of a training"
+            + first_of(notes)
         )
-    for run in runs:
-        flags = essence(run.flags) | ({"extended": run.extended} if longer else {})
-        if run.flags["dataset"] in changed:
-            flags["data"] = run.fingerprint[:8] or "unknown"
-        group = groups.setdefault(key(flags), Group(flags))
-        seed = run.flags["seed"]
-        other = group.runs.get(seed)
-        if other is not None:
-            # The longer one counts; of two as long, the newer.
-            left_out, run = sorted((run, other), key=lambda r: (len(r.accuracy), r.written))
-            remarks.append(f"{left_out.path} is left out: {run.path} is the same, seed {seed} included")
-        group.runs[seed] = run
-    ordered = sorted(groups.values(), key=lambda g: (*g.place, g.condition, *_order(g.flags)))
-    _label(ordered)
-    return ordered, remarks
+    runs = pd.DataFrame(rows, dtype=object)
+    first = {spelling(net): net for net in reversed(runs.net)}
+    runs["net"] = [first[spelling(net)] for net in runs.net]
+    runs["data"] = None
+    for dataset, part in runs.groupby("dataset"):
+        if len(set(part.fingerprint) - {""}) > 1:
+            runs.loc[part.index, "data"] = [text[:8] or "unknown" for text in part.fingerprint]
+            notes.append(f"the data of {dataset} are not the same in all runs: told apart as data …")
+    runs["condition"] = _keys(runs, [name for name in EXPERIMENT if name not in LOSS_FLAGS])
+    runs["key"] = _keys(runs, EXPERIMENT)
+    runs = runs.sort_values(["epochs_trained", "written"])  # the longest counts; of two as long, the newest
+    kept = runs.drop_duplicates(["key", "seed"], keep="last")
+    for _, run in runs.drop(kept.index).iterrows():
+        other = kept[(kept.key == run.key) & (kept.seed == run.seed)].path.item()
+        notes.append(f"{run.path} is left out: {other} is the same, seed {run.seed} included")
+    losses = [*LOSS_PARAMETERS, *sorted(set(kept.loss))]
+    numbers = kept.assign(loss=kept.loss.map(losses.index), k=kept.k.fillna(0), m=kept.m.fillna(0))
+    order = numbers.sort_values(["dataset", "net", "condition", "loss", "k", "m", "key", "seed"]).index
+    runs = kept.loc[order]
+    runs["group"] = pd.factorize(runs.key)[0]
+    epochs = pd.concat({run: curves[run] for run in runs.index}, names=["run"]).reset_index("run")
+    return runs, epochs, notes
 
 
-def _order(flags: dict) -> tuple:
-    names = [*loss_names(), flags["loss"]]  # in the registry's order, unknown ones at the end
-    return names.index(flags["loss"]), flags.get("k", 0), flags.get("m", 0)
+def first_of(notes: Sequence[str]) -> str:
+    """The first note and the number of others, as the end of an error message."""
+    return f" ({notes[0]}{f'; {len(notes) - 1} more' if notes[1:] else ''})" if notes else ""
 
 
-def differing(groups: Iterable[Group]) -> list[str]:
-    """The flags that do not have one value in all groups."""
-    values = {}
-    for group in groups:
-        for name, value in group.flags.items():
-            values.setdefault(name, set()).add(value)
-    return [name for name in values if len(values[name]) > 1]
+def _keys(runs: pd.DataFrame, names: list[str]) -> list[str]:
+    """Equal for equal flags."""
+    return [json.dumps(values) for values in runs[names].to_numpy().tolist()]
 
 
-def _label(groups: list[Group]) -> None:
-    """Name each group by its loss, data and net where they differ, and the flags in which those of one data set
-    and net differ: ``root k=3 m=3, digits, vit, lr 0.1``."""
-    everywhere = differing(groups)
-    at = {place: differing(g for g in groups if g.place == place) for place in {g.place for g in groups}}
-    short = _short_names({g.flags["dataset"] for g in groups})
-    for group in groups:
-        flags = group.flags
-        own = [n for n in LOSS_FLAGS[1:] if flags.get(n) is not None and (n in ("k", "m") or n in everywhere)]
-        group.loss = " ".join([flags["loss"], *(f"{n.replace('_', '-')}={flags[n]:g}" for n in own)])
-        group.dataset = short[flags["dataset"]]
-        names = [name for name in ("dataset", "net") if name in everywhere]
-        names += [name for name in at[group.place] if name not in LOSS_FLAGS]
-        group.parts = {name: _part(name, flags[name], group.dataset) for name in names}
+def group_runs(runs: pd.DataFrame) -> pd.DataFrame:
+    """A row a group: its flags, how many runs are unfinished, and what it is called where others stand beside it.
+
+    ``loss_name`` is the loss with its parameters, ``others`` a dict of the other flags in which the groups of this
+    data set and net differ, in words, ``label`` both: ``root k=3 m=3, digits, vit, lr 0.1``.
+    """
+    groups = runs.drop_duplicates("group").set_index("group")
+    groups["unfinished"] = (~runs.finished.astype(bool)).groupby(runs.group).sum()
+    groups["dataset_name"] = groups.dataset.map(_short_names(set(groups.dataset)))
+    everywhere = _differing(groups)
+    names, others = [], []
+    for _, group in groups.iterrows():
+        there = groups[(groups.dataset == group.dataset) & (groups.net == group.net)]
+        parameters = [
+            n for n in LOSS_FLAGS[1:] if group[n] is not None and (n in ("k", "m") or n in everywhere)
+        ]
+        names.append(
+            " ".join([group.loss, *(f"{n.replace('_', '-')}={in_words(group[n])}" for n in parameters)])
+        )
+        parts = [name for name in ("dataset", "net") if name in everywhere]
+        parts += [name for name in _differing(there) if name not in LOSS_FLAGS]
+        others.append({name: _part(name, group) for name in parts})
+    groups["loss_name"], groups["others"] = names, others
+    groups["label"] = [", ".join([n, *o.values()]) for n, o in zip(names, others, strict=True)]
+    return groups
 
 
-def _part(name: str, value: object, dataset: str) -> str:
+def _differing(groups: pd.DataFrame) -> list[str]:
+    parameters = flags_of(LOSS)  # None for a loss without them, which is no value
+    return [name for name in EXPERIMENT if groups[name].nunique(dropna=name in parameters) > 1]
+
+
+def _part(name: str, group: pd.Series) -> str:
     """What a label says of a flag."""
     if name == "dataset":
-        return dataset
-    text = f"{value:g}" if type(value) in (int, float) else "default" if value in (None, "") else str(value)
+        return group.dataset_name
+    text = in_words(group[name])
     return text if name in ("net", "opt") else f"{name.replace('_', ' ')} {text}"
 
 
-def _short_names(datasets: Iterable[str]) -> dict[str, str]:
-    """The shortest end of each folder's path that no other one has; other data sets' names as they are."""
-    ends = {}
-    for name in datasets:
-        head, colon, path = name.partition(":")
-        steps = [step for step in path.split("/") if step] if colon else []
-        ends[name] = ["/".join(steps[i:]) for i in range(len(steps) - 1, -1, -1)] or [path or head]
-    return {
-        name: next((e for e in mine if sum(e in other for other in ends.values()) == 1), name)
-        for name, mine in ends.items()
-    }
+def in_words(value: object) -> str:
+    if value is None or value == "":
+        return "default"
+    return f"{value:g}" if type(value) is float else str(value)
+
+
+def _short_names(datasets: set[str]) -> dict[str, str]:
+    """The last names of folders, or their whole paths where two are called the same; others' names as they are."""
+    last = {name: name.rpartition("/")[2].removeprefix("folder:") or name for name in datasets}
+    return {name: last[name] if list(last.values()).count(last[name]) == 1 else name for name in datasets}

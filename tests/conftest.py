@@ -53,7 +53,7 @@ def call(script, argv):
 @contextlib.contextmanager
 def handlers_put_back():
     """Signal handlers that a program installs go with it."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     try:
         yield
     finally:

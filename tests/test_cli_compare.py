@@ -3,18 +3,16 @@
 import json
 import math
 import os
-import sys
 
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from scipy import stats
 
+import common
 import compare
 from comparison import plots
-from comparison.statistics import Difference, difference, first_at, holm, mean_and_std, summary, time_to
-from engine.run_directory import is_finished
+from comparison.statistics import Difference, difference, holm
 
 FLAGS = {
     "dataset": "digits", "net": "vit", "loss": "root", "k": 3.0, "m": 3.0, "alpha": 0.25, "gamma": 2.0,
@@ -51,9 +49,15 @@ def table(capsys, *args, code=0):
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if line.startswith("| group"):
             heads = [cell.partition(" (±")[0] for cell in cells]
-        elif line.startswith("| ") and not line.startswith("| ---"):
+        elif line.startswith("| ") and not line.startswith("|:"):
             rows.setdefault(cells[0].rstrip(" †‡"), {}).update(zip(heads, cells, strict=True))
     return rows, err
+
+
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch):
+    """Pictures are most of the time of a comparison; a few tests look at them."""
+    monkeypatch.setattr(plots, "draw", lambda path, make, **options: None)
 
 
 @pytest.fixture
@@ -90,7 +94,7 @@ def test_the_table_says_what_scipy_says(runs, tmp_path, capsys):
     assert ce["test accuracy − baseline"] == ""
 
 
-def test_pandas_reads_the_table_as_numbers_and_md_and_tex_hold_the_same(runs, tmp_path, capsys):
+def test_pandas_reads_the_table_as_numbers_and_md_and_tex_hold_the_same(runs, pictures, tmp_path, capsys):
     out = tmp_path / "a_b"
     table(capsys, runs, "--out", out, "--target", 60, 85)
     frame = pd.read_csv(out / "table.csv").set_index("group")
@@ -112,7 +116,8 @@ def test_pandas_reads_the_table_as_numbers_and_md_and_tex_hold_the_same(runs, tm
     assert "± is the standard deviation over seeds" in page and f"## Files in {out}" in page
     listed = {line[2:].split()[0] for line in page.partition("## Files")[2].splitlines() if line[:2] == "- "}
     assert listed == {p.name for p in out.iterdir()} == {
-        "table.md", "table.csv", "table.tex", "accuracy-epochs.png", "accuracy-seconds.png", "differences.png",
+        "table.md", "table.csv", "table.tex", "accuracy-epochs.png", "accuracy-seconds.png", "accuracy.png",
+        "differences.png", "speed.png",
     }  # fmt: skip
     tex = [line for line in (out / "table.tex").read_text().splitlines() if not line.startswith("%")]
     assert tex[1] == "\\toprule" and tex[-2:] == ["\\bottomrule", "\\end{tabular}"]
@@ -158,20 +163,11 @@ def test_spellings_of_a_folder_are_one_data_set_called_by_its_name(tmp_path, cap
     make(tmp_path / "runs", "other", [50])
     make(tmp_path / "runs", "same name", [50], dataset="folder:b/imgs")
     rows, _ = table(capsys, "runs", "--out", "out")
-    ours, theirs = f"{tmp_path.name}/imgs", "b/imgs"
+    ours, theirs = f"folder:{tmp_path}/imgs", f"folder:{tmp_path}/b/imgs"
     assert set(rows) == {f"root k=3 m=3, {name}" for name in ("digits", ours, theirs)}
     assert rows[f"root k=3 m=3, {ours}"]["seeds"] == "0 1 2 3"
     rows, _ = table(capsys, *(f"runs/r{seed}" for seed in range(4)), "runs/other", "--out", "out")
     assert "root k=3 m=3, imgs" in rows
-
-
-def test_runs_with_and_without_an_end_of_k_are_told_apart(tmp_path, capsys):
-    make(tmp_path, "fixed", [50])
-    make(tmp_path, "moving", [50], k_end=8.0)
-    assert set(table(capsys, tmp_path, "--out", tmp_path / "out")[0]) == {
-        "root k=3 m=3",
-        "root k=3 m=3 k-end=8",
-    }
 
 
 def test_runs_on_other_files_under_one_name_are_not_compared(tmp_path, capsys):
@@ -195,53 +191,11 @@ def test_runs_on_other_files_under_one_name_are_not_compared(tmp_path, capsys):
     assert not rows["root k=3 m=3, data bbbbbbbb"]["test accuracy − baseline"]
 
 
-def test_runs_that_were_made_longer_are_not_pooled_with_those_of_that_length(tmp_path, capsys):
-    begun = {"until_step": 20, "epochs": 2, "max_steps": 0, "total_steps": 20}
-    for seed in range(3):
-        made = {"loss": "ce", "seed": seed, "total_steps": 40, "max_steps": 0}
-        make(tmp_path / "runs", f"straight{seed}", [60, 70, 80, 90 + seed], **made)
-        make(tmp_path / "runs", f"longer{seed}", [60, 89, 90, 91], **made, before=[begun])
-        moved = begun | {"total_steps": 40}  # the same run by another program: no other curve
-        make(tmp_path / "runs", f"moved{seed}", [60, 70, 80, 90], **made | {"seed": 3 + seed}, before=[moved])
-    rows, err = table(capsys, tmp_path / "runs", "--out", tmp_path / "out")
-    assert {name: row["seeds"] for name, row in rows.items()} == {
-        "ce, extended no": "0 1 2 3 4 5",
-        "ce, extended from 2 epochs at step 20": "0 1 2",
-    }
-    assert "3 of 9 runs were given another --epochs or --max-steps" in err
-    make(tmp_path / "runs", "odd", [60, 70], before=["x"])
-    assert (
-        "before is no list of a run's parts" in table(capsys, tmp_path / "runs", "--out", tmp_path / "out")[1]
-    )
-
-
 def test_default_targets_are_shares_of_the_best_group_of_the_same_condition(runs, tmp_path, capsys):
     make(runs, "other", [10, 20], dataset="cifar10")
     rows, _ = table(capsys, runs, "--out", tmp_path / "out")
     assert rows["root k=3 m=3, digits"]["epochs to 90% of best"] == "3.0 ± 0.0"  # 90 % of 84.25 is 75.8
     assert rows["root k=3 m=3, cifar10"]["epochs to 90% of best"] == "2.0"
-
-
-def test_broken_runs_are_named_and_skipped(runs, tmp_path, capsys):
-    (make(runs, "torn", [1]) / "metrics.csv").write_text("epoch,step,test_acc\n1,10,5")
-    (make(runs, "json", [1]) / "config.json").write_text("{")
-    (make(runs, "empty", []) / "metrics.csv").write_text("epoch\n")
-    (make(runs, "gone", [1]) / "metrics.csv").unlink()
-    (make(runs, "nan", ["nan"]))
-    half = make(runs, "half", [97.2222]) / "metrics.csv"
-    half.write_text(half.read_text().replace(",test_ece", "")[:-3])
-    path = make(runs, "doubled", [50, 60]) / "metrics.csv"
-    path.write_text(path.read_text() + path.read_text().splitlines()[-1] + "\n")
-    make(runs, "accuracy", [500])
-    make(runs, "type", [1], k="3")
-    make(runs, "list", [1], loss=["root"])
-    make(runs, "range", [1], label_noise=7.0)
-    rows, err = table(capsys, runs, "--out", tmp_path / "out")
-    assert list(rows) == ["ce", "root k=3 m=3"]
-    wrong = ("half", "doubled", "accuracy", "type", "list", "range")
-    assert [name for name in wrong if f"/{name}: " not in err] == []
-    assert [name for name in ("torn", "json", "empty", "gone", "nan") if f"/{name}: " not in err] == []
-    assert err.count("\n") == 6 + len(wrong)
 
 
 def test_a_run_from_before_a_flag_existed_has_its_default(tmp_path, capsys):
@@ -272,63 +226,7 @@ def test_a_baseline_that_is_not_there_or_not_one_group_is_said(tmp_path, capsys)
     ]
 
 
-def test_mixed_runs_give_a_figure_for_each_data_set_and_net_with_six_panels_at_most(
-    tmp_path, capsys, monkeypatch
-):
-    """Two nets on one data set; one of them with nine losses, the other with a run that is not finished."""
-    figures = {}
-    save = plots._save
-
-    def keep(figure, *args):
-        figures[name := save(figure, *args)] = figure
-        return name
-
-    monkeypatch.setattr(plots, "_save", keep)
-    for i in range(9):
-        make(tmp_path / "runs", f"k{i}", [50 + i, 60, 70, 75 - i], k=1.5 + i)
-    for seed in range(3):
-        make(tmp_path / "runs", f"ce{seed}", [50, 60, 70, 75 + seed], loss="ce", net="cait", seed=seed)
-        make(tmp_path / "runs", f"r{seed}", [50, 60, 70, 78][: 4 - (seed > 1)], net="cait", seed=seed)
-    table(capsys, tmp_path / "runs", "--out", tmp_path / "out")
-    assert set(figures) == {
-        "accuracy-epochs-digits-vit.png", "accuracy-epochs-digits-vit-2.png", "accuracy-seconds-digits-vit.png",
-        "accuracy-seconds-digits-vit-2.png", "accuracy-k-digits-vit.png", "accuracy-epochs-digits-cait.png",
-        "accuracy-seconds-digits-cait.png", "differences.png",
-    }  # fmt: skip
-    panels = [len(figures[f"accuracy-epochs-digits-vit{page}.png"].axes) for page in ("", "-2")]
-    assert panels == [6, 3]  # a loss each, the others grey
-    cait = figures["accuracy-epochs-digits-cait.png"]
-    (ax,) = cait.axes
-    assert cait.get_suptitle() == "cait on digits" and len(ax.collections) == 2  # bands
-    assert all(tick == round(tick) for tick in ax.get_xticks())
-    assert "Band: lowest to highest seed." in cait.legends[0].get_title().get_text()
-    daggers = [text.get_text() for text in ax.texts]
-    assert daggers == ["†"] and "†" in cait.legends[0].get_title().get_text()
-    forest = figures["differences.png"]
-    labels = [tick.get_text() for tick in forest.axes[0].get_yticklabels()]
-    assert labels == ["cait", "root k=3 m=3 †"] and "Hollow: a tie" in forest.get_supxlabel()
-    for figure in figures.values():  # nothing written in it overlaps or leaves it
-        renderer = FigureCanvasAgg(figure).get_renderer()
-        titles = [ax.title.get_window_extent(renderer) for ax in figure.axes if ax.get_title()]
-        assert not any(a.overlaps(b) for i, a in enumerate(titles) for b in titles[:i])
-        assert all(0 <= t.x0 and t.x1 <= figure.bbox.x1 for t in titles)
-
-
-@pytest.mark.parametrize("suffix, start", [("pdf", b"%PDF"), ("svg", b"<?xml")])
-def test_pictures_for_print(suffix, start, tmp_path, capsys):
-    make(tmp_path / "runs", "a", [50, 60], net="a_$b")
-    table(capsys, tmp_path / "runs", "--out", tmp_path / "out", "--format", suffix)
-    assert (tmp_path / "out" / f"accuracy-epochs.{suffix}").read_bytes().startswith(start)
-
-
-def test_a_label_says_every_flag_in_which_groups_differ(tmp_path, capsys):
-    make(tmp_path, "a", [1], loss="focal", gamma=1.0)
-    make(tmp_path, "b", [1], loss="focal", noaug=True)
-    rows, _ = table(capsys, tmp_path, "--out", tmp_path / "out")
-    assert set(rows) == {"focal gamma=1, noaug False", "focal gamma=2, noaug True"}
-
-
-def test_a_plot_of_an_earlier_comparison_does_not_stay(tmp_path, capsys):
+def test_a_plot_of_an_earlier_comparison_does_not_stay(pictures, tmp_path, capsys):
     for i, k in enumerate((3.0, 8.0)):
         make(tmp_path / "runs", f"k{k}", [50 + i], k=k)
     table(capsys, tmp_path / "runs", "--out", tmp_path / "out")
@@ -405,72 +303,6 @@ def test_the_baseline_can_be_any_flag(tmp_path, capsys):
     )
 
 
-@pytest.mark.parametrize("trial", range(5))
-def test_intervals_are_scipys(trial):
-    g = np.random.default_rng(trial)
-    a, b = g.normal(3, 2, 4), g.normal(0, 1, 4)
-    paired = difference(dict(enumerate(a)), dict(enumerate(b)))
-    assert (paired.low, paired.high) == pytest.approx(tuple(stats.ttest_rel(a, b).confidence_interval()))
-    welch = difference(dict(enumerate(a)), {10 + i: v for i, v in enumerate(b[:3])})
-    expected = stats.ttest_ind(a, b[:3], equal_var=False).confidence_interval()
-    assert (welch.low, welch.high) == pytest.approx(tuple(expected)) and not welch.paired
-    assert mean_and_std(a) == pytest.approx((a.mean(), a.std(ddof=1)))
-
-
-def test_no_interval_is_narrower_than_one_test_image():
-    """Three seeds that differ by the same one of 360 images: a tie, though their deviation is zero."""
-    step = 100 / 360
-    b = dict.fromkeys(range(3), 97.0)
-
-    def images(n):
-        return {seed: float(f"{97.0 + n * step:.6g}") for seed in range(3)}  # as metrics.csv rounds
-
-    blind, one, two = (
-        difference(images(-1), b),
-        difference(images(-1), b, step),
-        difference(images(2), b, step),
-    )
-    assert blind.high - blind.low < 1e-9
-    assert one.is_tie and one.verdict == "tie" and one.p == 1
-    assert (one.low, one.high) == pytest.approx((-2 * step, 0), abs=1e-4)
-    assert two.verdict == "*" and (two.low, two.high) == pytest.approx((step, 3 * step), abs=1e-4)
-    assert difference(b, b, step).is_tie
-
-
-def test_a_run_is_finished_by_epochs_steps_or_patience():
-    rows = [{"epoch": e, "step": 10 * e, "test_acc": acc} for e, acc in enumerate((50, 60, 60, 55), 1)]
-    flags = {"epochs": 9, "max_steps": 0, "patience": 0}
-    assert not is_finished(flags, rows) and not is_finished(flags, [])
-    assert is_finished(flags | {"epochs": 4}, rows) and is_finished(flags | {"max_steps": 40}, rows)
-    assert not is_finished(flags | {"max_steps": 41}, rows)
-    assert is_finished(flags | {"patience": 2}, rows)  # the best is of epoch 2: an equal one is no better
-    assert not is_finished(flags | {"patience": 3}, rows)
-    val = [row | {"val_acc": -row["epoch"]} for row in rows]
-    assert is_finished(flags | {"patience": 3}, val)
-
-
-def test_figures_over_seeds():
-    s = summary([1.0, 2.0, 4.0])
-    assert (s.low, s.high) == pytest.approx(stats.t.interval(0.95, 2, s.mean, stats.sem([1, 2, 4])))
-    assert math.isnan(summary([1.0, 2.0]).low) and str(summary([])) == "–" and str(summary([2.0])) == "2.00"
-    t = time_to([3.0, None, 5.0], [9.0, 10.0, 9.0])
-    assert str(t) == "≥ 6.0 (1 of 3 never)" and t.numbers()["at_least"] == 6
-
-
-def test_seeds_of_one_side_are_named():
-    d = difference({0: 1.0, 1: 2.0, 2: 3.5, 7: 9.0}, {0: 0.0, 1: 0.5, 2: 2.0, 4: 1.0})
-    assert (d.n, d.left_out) == (3, (4, 7)) and "n = 3, without seed 4 7" in str(d)
-
-
-def test_holms_marks_are_those_of_the_textbook():
-    """p = 0.01, 0.013, 0.04, 0.03 of four: 0.0125, 0.0167, 0.025 and 0.05 are the levels in order."""
-    ps = [0.01, 0.013, 0.04, 0.03]
-    rows = [Difference(1.0, 0.5, 1.5, True, 5, p) for p in ps]
-    holm([*rows, None, Difference(0.1, math.nan, math.nan, True, 1)])
-    assert [d.survives for d in rows] == [True, True, False, False]
-    assert str(rows[0]).endswith(" **") and str(rows[2]).endswith(" *")
-
-
 def test_runs_of_a_loss_that_is_no_more_are_compared(runs, tmp_path, capsys):
     for seed in range(3):
         make(runs, f"old{seed}", [40, 60, 70, 71 + seed], loss="gone", seed=seed)
@@ -478,17 +310,159 @@ def test_runs_of_a_loss_that_is_no_more_are_compared(runs, tmp_path, capsys):
     assert any(group.startswith("gone") for group in rows) and "skipped" not in err
 
 
-def test_a_single_seed_has_no_interval():
+def test_differences_are_scipys_paired_from_three_common_seeds_on():
+    g = np.random.default_rng(0)
+    a, b = dict(enumerate(g.normal(3, 2, 5))), dict(enumerate(g.normal(0, 1, 4)))
+    for shift in (0, 2, 3, 9):  # seeds in common: 4, 3, 2, none
+        theirs = {seed + shift: value for seed, value in b.items()}
+        both = sorted(a.keys() & theirs.keys())
+        test = stats.ttest_ind(list(a.values()), list(theirs.values()), equal_var=False)
+        if len(both) >= 3:
+            test = stats.ttest_rel([a[seed] for seed in both], [theirs[seed] for seed in both])
+        d = difference(a, theirs)
+        assert (d.low, d.high, d.p) == pytest.approx((*test.confidence_interval(), test.pvalue))
+        assert (len(both) >= 3) == d.paired and ("(Welch)" in str(d)) != d.paired
+
+
+def test_an_interval_is_shown_no_narrower_than_one_test_image_and_p_stays():
+    """Three seeds that differ by the same one of 360 images: a tie, though their deviation is zero."""
+    step = 100 / 360
+    b = dict.fromkeys(range(3), 97.0)
+
+    def images(*n):
+        return {seed: float(f"{97.0 + i * step:.6g}") for seed, i in enumerate(n)}  # as metrics.csv rounds
+
+    one, two = difference(images(-1, -1, -1), b, step), difference(images(2, 2, 2), b, step)
+    assert one.verdict == "tie" and (one.low, one.high) == pytest.approx((-2 * step, 0), abs=1e-4)
+    assert two.verdict == "*" and (two.low, two.high) == pytest.approx((step, 3 * step), abs=1e-4)
+    assert difference(b, b, step).verdict == "tie" and difference(b, b, step).p == 1
+    spread = images(1, 1, 2)
+    narrow, wide = difference(spread, b, 5 * step), difference(spread, b)
+    assert narrow.p == wide.p == stats.ttest_rel(list(spread.values()), list(b.values())).pvalue
+    assert narrow.is_tie and not difference(images(3, 3, 4), b).is_tie
+
+
+def test_holms_marks_are_those_of_the_textbook():
+    """p = 0.01, 0.013, 0.04, 0.03 of four: 0.0125, 0.0167, 0.025 and 0.05 are the levels in order."""
+    rows = [Difference(1.0, 0.5, 1.5, True, 5, p) for p in (0.01, 0.013, 0.04, 0.03)]
+    holm([*rows, Difference(0.1, math.nan, math.nan, True, 1)])
+    assert [d.survives for d in rows] == [True, True, False, False]
+    assert str(rows[0]).endswith(" **") and str(rows[2]).endswith(" *")
+
+
+def test_fewer_than_three_seeds_have_no_interval():
     assert str(difference({0: 2.0}, {0: 1.0})) == "+1.00 (no interval: one seed)"
     two = difference({0: 2.0, 1: 2.0}, {0: 1.0, 1: 1.0})
-    assert two.verdict == "too few" and not two.is_tie and "too few" in str(two)
-    assert first_at([1, 3, 2], 3) == 1 and first_at([1], 3) is None
+    assert two.verdict == "too few" and not two.is_tie and "2 seeds are too few" in str(two)
 
 
-def test_help_is_quick_because_nothing_heavy_is_imported():
-    heavy = {"torch", "scipy", "matplotlib", "sklearn"}
-    import subprocess
+def test_broken_runs_are_named_and_skipped(runs, tmp_path, capsys):
+    (make(runs, "torn", [1]) / "metrics.csv").write_text("epoch,step,test_acc\n1,10,5")
+    (make(runs, "json", [1]) / "config.json").write_text("{")
+    (make(runs, "empty", []) / "metrics.csv").write_text("epoch\n")
+    (make(runs, "gone", [1]) / "metrics.csv").unlink()
+    make(runs, "nan", ["nan"])
+    half = make(runs, "half", [97.2222]) / "metrics.csv"
+    half.write_text(half.read_text()[:-1])
+    path = make(runs, "doubled", [50, 60]) / "metrics.csv"
+    path.write_text(path.read_text() + path.read_text().splitlines()[-1] + "\n")
+    make(runs, "accuracy", [500])
+    make(runs, "type", [1], k="3")
+    make(runs, "list", [1], loss=["root"])
+    rows, err = table(capsys, runs, "--out", tmp_path / "out")
+    assert list(rows) == ["ce", "root k=3 m=3"]
+    names = ("torn", "json", "empty", "gone", "nan", "half", "doubled", "accuracy", "type", "list")
+    assert [name for name in names if f"/{name}" not in err] == [] and err.count("\n") == 1 + len(names)
 
-    code = f"import sys, compare; compare.parse_args(['a', '--out', 'b']); print({heavy} & set(sys.modules))"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert out.strip() == "set()"
+
+def test_a_label_says_every_flag_in_which_groups_differ(tmp_path, capsys):
+    make(tmp_path, "a", [1], loss="focal", gamma=1.0)
+    make(tmp_path, "b", [1], loss="focal", noaug=True)
+    make(tmp_path, "c", [1], k_end=8.0)
+    rows, _ = table(capsys, tmp_path, "--out", tmp_path / "out")
+    assert set(rows) == {
+        "focal gamma=1, noaug False",
+        "focal gamma=2, noaug True",
+        "root k=3 m=3 k-end=8, noaug False",
+    }
+
+
+def test_runs_behind_links_are_compared_once_each(runs, tmp_path, capsys):
+    """As TensorBoard's manual gathers runs: pytorch/kineto 331."""
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    for path in runs.iterdir():
+        (linked / path.name).symlink_to(path)
+    (linked / "again").symlink_to(linked)
+    rows, err = table(capsys, linked, runs, "--out", tmp_path / "out")
+    assert rows["root k=3 m=3"]["seeds"] == "0 1 2 3" and "left out" not in err
+
+
+@pytest.fixture
+def pictures(monkeypatch):
+    """The figures that are drawn, by the name of their file."""
+    figures = {}
+
+    def keep(path, make, **options):
+        common.draw(path, lambda: figures.setdefault(path.stem, make()), **options)
+
+    monkeypatch.setattr(plots, "draw", keep)
+    return figures
+
+
+def test_pictures_show_what_the_table_says(pictures, tmp_path, capsys):
+    """Two nets, of which one has a run that is not finished, the other several k and label noises."""
+    for i in range(4):
+        make(tmp_path / "runs", f"k{i}", [50 + i, 60, 70, 75 - i], k=1.5 + i, m=1.5 + i, net="a_$b")
+        make(
+            tmp_path / "runs",
+            f"noise{i}",
+            [50, 60, 70, 70 - i],
+            ece=i,
+            loss="ce",
+            label_noise=0.1 * i,
+            net="a_$b",
+        )
+    for seed in range(3):
+        make(tmp_path / "runs", f"ce{seed}", [50, 60, 70, 75 + seed], loss="ce", net="cait", seed=seed)
+        make(tmp_path / "runs", f"r{seed}", [50, 60, 70, 78][: 4 - (seed > 1)], net="cait", seed=seed)
+    table(capsys, tmp_path / "runs", "--out", tmp_path / "out")
+    curves = ["accuracy-epochs-digits-a_-b", "accuracy-seconds-digits-a_-b"]
+    places = [*curves, *(name.replace("a_-b", "cait") for name in curves)]
+    against = [f"{name}-digits-a_-b" for name in ("accuracy-k", "accuracy-noise", "calibration-noise")]
+    assert set(pictures) == {*places, *against, "accuracy", "differences", "speed"}
+    assert {path.stem for path in (tmp_path / "out").glob("*.png")} == set(pictures)
+    cait = pictures["accuracy-epochs-digits-cait"]
+    (ax,) = cait.axes
+    assert (ax.get_xlabel(), ax.get_ylabel(), cait.get_suptitle()) == (
+        "epoch",
+        "test accuracy (%)",
+        "cait on digits",
+    )
+    ce = next(line for line in ax.lines if line.get_label() == "ce")
+    assert list(ce.get_ydata()) == [50, 60, 70, 76]
+    low, high = stats.t.interval(0.95, 2, 76, 1 / np.sqrt(3))
+    band = ax.collections[0].get_paths()[0].vertices
+    ends = band[band[:, 0] == 4][:, 1]
+    assert (min(ends), max(ends)) == pytest.approx((low, high))
+    assert [text.get_text() for text in ax.texts] == ["†"]
+    k = pictures["accuracy-k-digits-a_-b"].axes[0]
+    assert k.get_xscale() == "log" and [t.get_text() for t in k.get_xticklabels()] == [
+        "1.5",
+        "2.5",
+        "3.5",
+        "4.5",
+    ]
+    names = [t.get_text() for t in pictures["differences"].axes[0].get_yticklabels()]
+    assert names[-1] == "root k=3 m=3, cait †"
+
+
+@pytest.mark.parametrize("suffix, start", [("pdf", b"%PDF"), ("svg", b"<?xml")])
+def test_pictures_for_print_and_one_that_fails_is_a_note(
+    suffix, start, runs, pictures, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(plots, "draw_curves", lambda *args: 1 / 0)
+    compare.main([str(runs), "--out", str(tmp_path / "out"), "--format", suffix])
+    assert f"accuracy-epochs.{suffix} was not drawn" in capsys.readouterr().out
+    assert (tmp_path / "out" / f"differences.{suffix}").read_bytes().startswith(start)
+    assert "accuracy-epochs" not in (tmp_path / "out" / "table.md").read_text()

@@ -1,10 +1,8 @@
 """sweep.py: which runs a grid stands for; it starts what is missing and continues what was stopped."""
 
-import csv
 import json
 import os
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,21 +10,19 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, command, environment
+from conftest import ROOT, command, environment, handlers_put_back
 
 import sweep
-import train
 from common import UserError
-from engine import launch
-from engine.run_directory import LONGEST_NAME, find_run, run_name
-from flags import SET_BY_SWEEP, grid_flags, parse_train, train_parser
+from flags import parse, train_parser
+from sweep import SET_BY_SWEEP, grid_flags
 
 TINY = "--dataset digits --net vit_tiny --dimhead 16 --bs 512 --workers 0".split()
 
 
 def runs_of(*words):
     jobs = sweep.make_jobs(sweep.parse_args([str(w) for w in words]))
-    return [train.parse_args(job.words)[0] for job in jobs]
+    return [parse(job.words)[0] for job in jobs]
 
 
 def test_a_grid_is_every_combination_and_k_counts_for_rooted_losses_only():
@@ -60,8 +56,8 @@ def test_runs_have_one_name_where_and_only_where_they_are_the_same_run():
 
 
 def test_any_flag_of_train_can_have_several_values():
-    known = {a.dest for a in train_parser()._actions if a.dest != "help"}
-    assert {name.replace("-", "_") for name in grid_flags()} == known - SET_BY_SWEEP
+    single = {a.dest for a in train_parser()._actions if a.dest != "help" and a.nargs in (None, 0)}
+    assert set(grid_flags()) == single - SET_BY_SWEEP
     runs = runs_of("--noaug", "off", "on", "--mixup", 0, 0.2, "--val-split", 0.1)
     assert [(r.noaug, r.mixup, r.val_split) for r in runs] == [
         (False, 0, 0.1), (True, 0, 0.1), (False, 0.2, 0.1), (True, 0.2, 0.1),
@@ -70,39 +66,6 @@ def test_any_flag_of_train_can_have_several_values():
     assert [r.noaug for r in runs_of("--noaug")] == [True]
     runs = runs_of("--loss", "ce", "root", "--k-end", 8, 20)
     assert [(r.loss, r.k_end) for r in runs] == [("ce", None), ("root", 8), ("root", 20)]
-
-
-def test_spellings_of_a_folder_are_one_run_called_by_its_name(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    spellings = ["folder:imgs", "folder:imgs/", "folder:./imgs", f"folder:{tmp_path}/imgs"]
-    (run,) = runs_of("--dataset", *spellings)
-    assert run.run_name == "imgs-ViT-root-k3-m3-seed0"
-    directory = tmp_path / "runs" / "mine"
-    directory.mkdir(parents=True)
-    (directory / "config.json").write_text(json.dumps(vars(run)))
-    for spelling in spellings:  # --resume auto finds it
-        assert find_run("runs", vars(run) | {"dataset": spelling}) == Path("runs/mine")
-    assert find_run("runs", vars(run) | {"dataset": "folder:other"}) is None
-    assert find_run("runs", vars(run) | {"net": "vit"}) == Path("runs/mine")
-    assert find_run("runs", vars(run) | {"net": "vit_tiny"}) is None
-    # a newer copy is not what continues, whether the run has a name or the usual one
-    for given, usual in (("mine", ""), ("", "imgs-ViT")):
-        flags = vars(run) | {"run_name": given}
-        directory = directory.rename(tmp_path / "runs" / (given or usual))
-        (directory / "config.json").write_text(json.dumps(flags))
-        os.utime(Path(shutil.copytree(directory, f"{directory} copy")) / "config.json", (2**33, 2**33))
-        assert find_run("runs", flags, usual) == Path("runs", given or usual)
-    assert run_name(vars(parse_train(["--dataset", "CIFAR-10"])[0])) == "cifar10-ViT-root-k3-m3-seed0"
-
-
-def test_a_long_name_keeps_its_seed_and_tells_the_flags():
-    def name(*words, dataset="ä" * 90):
-        return run_name(vars(parse_train(["--dataset", f"folder:{dataset}", *map(str, words)])[0]))
-
-    assert name("--k-end", 8, dataset="imgs") == "imgs-ViT-root-k3-m3-kend8-seed0"
-    names = [name("--seed", 123), name("--seed", 4), name("--k-end", 8), name("--k-end", 9)]
-    assert all(len(n.encode()) <= LONGEST_NAME for n in names) and len(set(names)) == 4
-    assert names[0].endswith("-seed123") and names[0].removesuffix("123") == names[1].removesuffix("4")
 
 
 @pytest.mark.parametrize("flag", ["--seed=1", "--run-name=a", "--resume=a", "--out=a", "--eval-only"])
@@ -140,7 +103,7 @@ def test_lines_are_commands_of_train(tmp_path, capsys):
     assert lines == capsys.readouterr().out and lines.count("\n") == 2
     for line in lines.splitlines():
         assert line.startswith("python train.py ")
-        flags, _ = train.parse_args(shlex.split(line)[2:])
+        flags, _ = parse(shlex.split(line)[2:])
         assert flags.dataset == "digits" and flags.out == str(tmp_path / "a b")
     (tmp_path / "lines").write_text("precious")
     with pytest.raises(SystemExit) as leaving:
@@ -155,14 +118,6 @@ def test_a_place_that_cannot_be_written_is_one_line(words, cli, tmp_path):
     assert "sweep.py: error: cannot" in err and "Traceback" not in err
 
 
-def rows_made_up(path, *, epoch, step, accuracy=60, tested=True):
-    """A run directory whose metrics.csv ends with this row, and the report of the final test."""
-    path.mkdir(parents=True)
-    (path / "metrics.csv").write_text(f"epoch,step,test_acc\n1,1,50\n{epoch},{step},{accuracy}\n")
-    if tested:
-        (path / "report.json").write_text("{}")
-
-
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
 def test_output_on_a_full_disk_is_one_line():
     with open("/dev/full", "w") as full:
@@ -173,37 +128,13 @@ def test_output_on_a_full_disk_is_one_line():
     assert done.stderr.splitlines()[-1] == "sweep.py: error: cannot write the output: No space left on device"
 
 
-def test_finished_runs_are_not_started(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(sweep, "start", lambda job, _: pytest.fail(f"{job.name} was started"))
-    words = ["--seed", "0", "1", "--out", str(tmp_path), "--", "--epochs", "5"]
-    first, second = runs_of(*words)
-    rows_made_up(tmp_path / first.run_name, epoch=5, step=50)
-    rows_made_up(tmp_path / second.run_name, epoch=4, step=40)
-    assert [job.is_finished() for job in sweep.make_jobs(sweep.parse_args(words))] == [True, False]
-    (first_job, second_job) = sweep.make_jobs(sweep.parse_args(words))
-    assert (first_job.progress(), second_job.progress()) == (1, 0.8)
-    (tmp_path / first.run_name / "report.json").unlink()  # killed in its last test: it is still to do
-    assert not first_job.is_finished()
-    others = sweep.make_jobs(sweep.parse_args([*words, "--max-steps", "40"]))
-    assert [job.is_finished() for job in others] == [False, False]
-    (limited,) = runs_of("--out", str(tmp_path), "--", "--max-steps", 40)
-    rows_made_up(tmp_path / limited.run_name, epoch=4, step=40)
-    patient = ["--patience", 2, "--out", str(tmp_path)]
-    (run,) = runs_of(*patient)
-    rows_made_up(tmp_path / run.run_name, epoch=3, step=30, accuracy=50)
-    assert sweep.make_jobs(sweep.parse_args(list(map(str, patient))))[0].is_finished()
-    with pytest.raises(SystemExit) as leaving:
-        sweep.main(["--out", str(tmp_path), "--", "--max-steps", "40"])
-    assert leaving.value.code == 0 and "1 runs, 1 of them finished" in capsys.readouterr().err
-
-
 def test_a_finished_run_of_other_data_or_weights_under_the_same_name_is_refused(
     tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
     words = ["--out", "r", "--", "--net", "vit_tiny", "--epochs", "5", "--dataset"]
     (run,) = runs_of(*words, "folder:a/imgs", "--checkpoint", "a/best.pt")
-    rows_made_up(tmp_path / "r" / run.run_name, epoch=5, step=50)
+    rows_made_up(run)
     saved = vars(run) | {"lr": 1e-4, "epochs": 7, "threads": 3}  # it has been made longer since
     (tmp_path / "r" / run.run_name / "config.json").write_text(json.dumps(saved))
     for folder, weights, says in (
@@ -219,94 +150,21 @@ def test_a_finished_run_of_other_data_or_weights_under_the_same_name_is_refused(
         assert ("holds another run" if says else "1 of them finished") in err and err.count("\n") == 1
 
 
-def test_the_status_line_counts_runs_and_estimates_the_time_from_the_work_done(tmp_path, monkeypatch):
-    now = [100.0]
-    monkeypatch.setattr(sweep.time, "monotonic", lambda: now[0])
-    words = ["--seed", "0", "1", "2", "3", "--out", str(tmp_path), "--", "--epochs", "10"]
-    jobs = sweep.make_jobs(sweep.parse_args(words))
-    rows_made_up(jobs[0].path, epoch=5, step=5)  # was half done before
-    status = sweep.Status(jobs)
-    assert status.line([], jobs) == "0 done · 0 running · 4 left"  # nothing to go by
-    rows_made_up(jobs[1].path, epoch=5, step=5)
-    now[0] += 600
-    # Run 0 is done: 0.5 of a run's work; so is half of run 1. A run takes 600 s, and 2.5 are left.
-    assert status.line(jobs[1:2], jobs[2:]) == "1 done · 1 running · 2 left · about 25 min"
-    assert [sweep.in_words(s) for s in (40, 3000, 7200)] == ["40 s", "50 min", "2.0 h"]
-
-
-def test_a_run_that_another_process_holds_is_skipped(tmp_path, cli, monkeypatch):
-    (run,) = runs_of("--", *TINY)
-    (tmp_path / "runs" / run.run_name).mkdir(parents=True)
-    hold = "import sys; from engine.run_directory import RunDirectory as R; r = R(sys.argv[1]); input(1)"
-    holder = subprocess.Popen(
-        [sys.executable, "-c", hold, str(tmp_path / "runs" / run.run_name)],
-        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    try:
-        assert holder.stdout.read(1) == "1"
-        assert "1/1  " + run.run_name + "  skipped" in cli("sweep.py", "--", *TINY).stdout
-        # the other sweep was quicker by less than it takes to find that out
-        in_use, asked = sweep.Job.is_in_use, []
-        monkeypatch.setattr(
-            sweep.Job, "is_in_use", lambda job: (bool(asked) and in_use(job)) or asked.append(1)
-        )
-        monkeypatch.setattr(sweep, "start", lambda *_: subprocess.Popen([sys.executable, "-c", "exit(2)"]))
-        assert "1/1  " + run.run_name + "  skipped" in cli("sweep.py", "--", *TINY).stdout and asked
-    finally:
-        holder.communicate("\n")
-    assert not (tmp_path / "runs" / f"{run.run_name}.log").exists()
-
-
-@pytest.mark.slow
-def test_a_sweep_runs_what_is_missing_and_names_what_failed(tmp_path, cli):
-    grid = ["sweep.py", "--loss", "ce", "root", "--out", "r", "--jobs", 2]
-    out = cli(*grid, "--", *TINY, "--max-steps", 1).stdout
-    assert "2/2" in out and "best test accuracy" in out and "2 done · 0 running · 0 left" in out
-    runs = [path.parent for path in tmp_path.glob("r/*/last.pt")]
-    assert len(runs) == 2 and all("device " in (run.parent / f"{run.name}.log").read_text() for run in runs)
-    (runs[0] / "metrics.csv").unlink()  # as if it had been killed early: it is done again, the other is not
-    before = (runs[1] / "config.json").stat().st_mtime_ns
-    assert "1/1" in cli(*grid, "--", *TINY, "--max-steps", 1).stdout
-    assert (runs[1] / "config.json").stat().st_mtime_ns == before and (runs[0] / "metrics.csv").exists()
-    failed = cli(*grid, "--", *TINY, "--size", 5, code=1)
-    assert failed.stderr.count("sweep.py: failed:") == 2 and "not divisible" in failed.stdout
-
-
-@pytest.mark.slow
-def test_a_stopped_sweep_stops_its_runs_and_continues_them(tmp_path, cli):
-    words = ["--seed", 0, 1, "--out", "r", "--jobs", 2, "--", *TINY, "--max-steps", 30]
-    sweep_process = subprocess.Popen(
-        command("sweep.py", *words, "--epochs", 100), cwd=tmp_path, env=environment(),
-        stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("r/*/metrics.csv")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    sweep_process.send_signal(signal.SIGTERM)
-    out = sweep_process.communicate(timeout=60)[0]
-    assert sweep_process.returncode == 143 and "the same command continues" in out
-    cli("sweep.py", *words, "--epochs", 100)
-    for path in tmp_path.glob("r/*/metrics.csv"):
-        with open(path) as file:
-            assert list(csv.DictReader(file))[-1]["step"] == "30"
-    assert len(list(tmp_path.glob("r/*/metrics.csv"))) == 2
-
-
-@pytest.mark.slow
 def test_a_grid_runs_through_submitits_local_executor(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
-    words = ["--seed", "0", "1", "--out", "r", "--launcher", "submitit", "--slurm", "cluster=local", "time=9"]
-    rest = ["--", *TINY, "--max-steps", "1"]
-    with pytest.raises(SystemExit) as leaving:
-        sweep.main([*words, *rest])
-    assert leaving.value.code == 0, capfd.readouterr()
-    assert len(list(tmp_path.glob("r/*/report.json"))) == 2
-    logs = [path.read_text() for path in tmp_path.glob("r/slurm/*/*.out")]
-    assert len(logs) == 2 and all("best test accuracy" in log for log in logs)
-    with pytest.raises(SystemExit) as leaving:
-        sweep.main([*words, *rest])
-    err = capfd.readouterr().err
-    assert leaving.value.code == 0 and "2 runs, 2 of them finished" in err
+    write = "import pathlib, sys; pathlib.Path(sys.argv[1]).touch(); sys.exit('ce' in sys.argv[1])"
+    quick = property(lambda job: [sys.executable, "-c", write, str(tmp_path / job.path.name)])
+    monkeypatch.setattr(sweep.Job, "command", quick)
+    with handlers_put_back(), pytest.raises(SystemExit) as leaving:
+        sweep.main(
+            ["--loss", "ce", "root", "--out", "r", "--launcher", "submitit", "--slurm", "cluster=local"]
+        )
+    assert leaving.value.code == 1 and "failed: cifar10-ViT-ce-seed0" in capfd.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "r",
+        "cifar10-ViT-ce-seed0",
+        "cifar10-ViT-root-k3-m3-seed0",
+    }
 
 
 STOPPABLE = """
@@ -345,7 +203,7 @@ def test_a_task_at_its_time_limit_saves_and_is_queued_again(tmp_path, monkeypatc
         return tasks
 
     monkeypatch.setattr(submitit.AutoExecutor, "_internal_process_submissions", keep)
-    assert launch.submit(words, tmp_path / "slurm", {"cluster": "local", "time": "20"}) == [1]
+    assert sweep.submit(words, tmp_path / "slurm", {"cluster": "local"}) == [1]
     assert (tmp_path / "done").read_text() == "continued"
     assert "exit 3" in str(tasks[1].exception())
 
@@ -359,40 +217,158 @@ def fake_slurm(folder, monkeypatch, sbatch):
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
 
 
-def test_slurm_gets_one_array_with_the_options_as_sbatch_spells_them(tmp_path, monkeypatch, capsys):
+def rows_made_up(run, **last):
+    """The directory of a run by hand whose metrics.csv ends with this row, and the report of the final test."""
+    path = Path(run.out) / run.run_name
+    path.mkdir(parents=True)
+    row = {"epoch": 5, "step": 50, "test_acc": 60} | last
+    (path / "metrics.csv").write_text(
+        "epoch,step,test_acc\n1,1,50\n" + ",".join(map(str, row.values())) + "\n"
+    )
+    (path / "report.json").write_text("{}")
+    (path / "config.json").write_text(json.dumps(vars(run) | {"run_name": "", "lr": 1e-4}))
+    return path
+
+
+def test_finished_runs_are_not_started(tmp_path):
+    def finished(*words):
+        return [job.is_finished() for job in sweep.make_jobs(sweep.parse_args(list(map(str, words))))]
+
+    words = ["--seed", 0, 1, "--out", tmp_path, "--", "--epochs", 5]
+    first, second = runs_of(*words)
+    path = rows_made_up(first)
+    rows_made_up(second, epoch=4, step=40)
+    assert finished(*words) == [True, False] and finished(*words, "--max-steps", 40) == [False, False]
+    (path / "report.json").unlink()  # killed in its last test: it is still to do
+    assert finished(*words) == [False, False]
+    for how, last in (
+        (["--max-steps", 40], {"epoch": 4, "step": 40}),
+        (["--patience", 2], {"epoch": 3, "test_acc": 50}),
+    ):
+        (run,) = runs_of("--out", tmp_path, "--", *how)
+        rows_made_up(run, **last)
+        assert finished("--out", tmp_path, "--", *how) == [True]
+
+
+def test_a_run_by_hand_is_continued_under_the_name_it_has(tmp_path):
+    words = ["--out", tmp_path, "--", "--epochs", 5]
+    (run,) = runs_of(*words)
+    config = rows_made_up(run, epoch=4) / "config.json"
+    (again,) = runs_of(*words)
+    assert (again.run_name, again.resume) == ("", "auto")
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"bs": 7}))
+    with pytest.raises(UserError, match="holds another run, with --bs 7, not 512; give another --out"):
+        runs_of(*words)
+
+
+def test_a_sweep_starts_each_run_and_names_what_failed(tmp_path, cli, monkeypatch):
+    """Made-up runs: exit 0 is a promise that all of them have been trained."""
+    codes, started = {"ce": 0, "root": 0}, []
+
+    def start(job, environment):
+        started.append(job.flags["loss"])
+        code = codes[job.flags["loss"]]
+        job.log.write_text(f"said by {job.flags['loss']}\n")
+        return subprocess.Popen([sys.executable, "-c", f"exit({code})"])
+
+    monkeypatch.setattr(sweep, "start", start)
+    words = ["sweep.py", "--loss", "ce", "root", "--jobs", 2, "--out", "r", "--", *TINY]
+    done = cli(*words)
+    assert started == ["ce", "root"] and "1/2  " in done.stdout and "said by ce" in done.stdout
+    assert done.stdout.count("left, about 0 s") == 1 and "2/2" in done.stdout
+    codes["root"] = 2  # in use by another program, say: it is left out, and said to be
+    done = cli(*words, code=1)
+    assert "exit 2: said by root" in done.stdout
+    (line,) = [line for line in done.stderr.splitlines() if "failed" in line]
+    assert line.startswith("sweep.py: failed: digits-vit_tiny-root") and line.endswith("seed0.log")
+    assert [sweep.in_words(s) for s in (40, 3000, 7200)] == ["40 s", "50 min", "2.0 h"]
+
+
+SLEEPERS = """
+import subprocess, sys, sweep
+def start(job, environment):
+    job.log.write_text("")
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"], start_new_session=True)
+    print(process.pid, flush=True)
+    return process
+sweep.start = start
+sweep.main("--seed 0 1 2 --jobs 2 --out r".split())
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_no_run_survives_a_sweep_that_is_stopped(number, tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLEEPERS], cwd=tmp_path, env=environment({"PYTHONPATH": str(ROOT)}),
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    runs = [int(process.stdout.readline()) for _ in range(2)]
+    process.send_signal(number)
+    out = process.communicate(timeout=60)[0]
+    assert process.returncode == 128 + number and "the same command continues; 3 of 3 runs are left" in out
+    for run in runs:
+        with pytest.raises(ProcessLookupError):
+            os.kill(run, 0)
+
+
+@pytest.mark.slow
+def test_a_sweep_trains_what_is_missing(tmp_path, process):
+    words = ["sweep.py", "--out", "r", "--", *TINY, "--epochs", 1, "--max-steps", 1]
+    assert (
+        "1/1  digits-vit_tiny-root" in (done := process(*words)).stdout
+        and "best test accuracy" in done.stdout
+    )
+    (run,) = (path.parent for path in tmp_path.glob("r/*/report.json"))
+    assert "device " in Path(f"{run}.log").read_text()
+    assert process(*words).stderr == "1 runs, 1 of them finished\n"
+
+
+def test_a_sweep_whose_output_breaks_ends_its_runs(tmp_path, monkeypatch):
+    """A closed pipe or terminal ends the sweep in a print; its runs must not go on without it."""
+    pids = []
+
+    def start(job, environment):
+        job.log.write_text("")
+        seconds = 0 if not pids else 100
+        process = subprocess.Popen([sys.executable, "-c", f"import time; time.sleep({seconds})"])
+        pids.append(process)
+        return process
+
+    monkeypatch.setattr(sweep, "start", start)
+    monkeypatch.setattr("builtins.print", lambda *args, **options: 1 / 0)
+    jobs = sweep.make_jobs(sweep.parse_args(["--seed", "0", "1", "--out", str(tmp_path), "--", *TINY]))
+    with handlers_put_back(), pytest.raises(ZeroDivisionError):
+        sweep.run_all(jobs, 2)
+    assert len(pids) == 2 and all(process.poll() is not None for process in pids)
+
+
+def test_slurm_gets_one_array_with_the_options_as_they_are(tmp_path, monkeypatch, capsys):
     kept = tmp_path / "script"
     fake_slurm(tmp_path / "bin", monkeypatch, f'cp "$1" {kept}; echo Submitted batch job 77')
-    options = {"time": "1-12:00:00", "partition": "gpu", "gpus_per_node": "1", "array-parallelism": "1",
-               "mail-type": "END", "reservation": "mine"}  # fmt: skip
-    assert launch.submit([["true"], ["true"]], tmp_path / "slurm", options) == []
-    script = kept.read_text()
-    wanted = [
-        "array=0-1%1",
-        "time=2160",
-        "partition=gpu",
-        "gpus-per-node=1",
-        "mail-type=END",
-        "reservation=mine",
-    ]
-    assert [w for w in wanted if f"#SBATCH --{w}\n" not in script] == []
+    words = (
+        "time=1-12:00:00 partition=gpu gpus_per_node=1 mail-type=END job-name=mine reservation=all".split()
+    )
+    options = dict(map(sweep.key_value, [*words, "array-parallelism=1"]))
+    assert sweep.submit([["true"], ["true"]], tmp_path / "slurm", dict(options)) == []
+    script = kept.read_text().splitlines()
+    wanted = ["array=0-1%1", *(word.replace("_", "-") for word in words)]
+    assert [w for w in wanted if script.count(f"#SBATCH --{w}") != 1] == []
     assert "submitted 2 runs as job 77" in capsys.readouterr().out
     (tmp_path / "bin" / "sbatch").write_text("#!/bin/sh\necho no such partition >&2; exit 1\n")
     with pytest.raises(UserError, match="no such partition"):
-        launch.submit([["true"]], tmp_path / "slurm", options)
+        sweep.submit([["true"], ["true"]], tmp_path / "slurm", dict(options))
 
 
 def test_what_submitit_needs_is_said(tmp_path, monkeypatch):
-    def message(options, patch=None):
+    def message(**options):
         with pytest.raises(UserError) as error:
-            launch.submit([["true"]], tmp_path, options)
+            sweep.submit([["true"]], tmp_path, options)
         return str(error.value)
 
-    assert "minutes (240) or D-HH:MM:SS" in message({"cluster": "local", "time": "soon"})
-    assert "time=240" in message({"cluster": "local"})
-    assert "slurm or local" in message({"cluster": "pbs"})
+    assert "cluster=slurm or cluster=local" in message(cluster="pbs")
+    fake_slurm(tmp_path / "bin", monkeypatch, "exit 1")
+    assert "time=240" in message()
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert "no Slurm here" in message({"time": "5"})
-    monkeypatch.setattr(launch, "find_spec", lambda name: None)
-    assert "pip install submitit" in message({"time": "5"})
-    spellings = {"90": 90, "90:00": 90, "1:30:00": 90, "1:30:01": 91, "1-1": 1500, "1-01:30": 1530}
-    assert {text: launch.to_minutes(text) for text in spellings} == spellings
+    assert "no Slurm here" in message(time="5")
+    monkeypatch.setattr(sweep, "find_spec", lambda name: None)
+    assert "pip install submitit" in message(time="5")

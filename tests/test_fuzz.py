@@ -13,7 +13,9 @@ import sandbox
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flags import compare_parser, regression_parser, sweep_parser, train_parser
+from compare import compare_parser
+from flags import regression_parser, train_parser
+from sweep import sweep_parser
 
 pytestmark = pytest.mark.slow
 
