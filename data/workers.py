@@ -188,8 +188,7 @@ class Decoder:
 
 def _try_queues(workers: int) -> None:
     """Make what torch's loader will make: where that fails, it leaves half of itself behind, and a traceback."""
-    made = [multiprocessing.Queue() for _ in range(workers + 1)]
-    made.append(multiprocessing.Event())
+    _ = [multiprocessing.Queue() for _ in range(workers + 1)], multiprocessing.Event()
 
 
 def _forget_workers(loader: DataLoader) -> None:
