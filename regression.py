@@ -104,6 +104,8 @@ def parse_args(argv=None):
         misplaced = flags("test_file", "target", "header", "sep", "decimal", "drop")
         if misplaced:
             parser.error(f"{misplaced} goes with a file as --dataset, not with {args.dataset}")
+    if args.decimal == "," and args.sep in (None, ","):
+        parser.error("--decimal , needs another mark between the cells: give --sep, as in --sep semicolon")
     idle = [
         (args.dataset != "synthetic" and flags("n", "d", "margin", "condition"), "synthetic data only"),
         (args.test_file is not None and flags("test_size"), "a file without --test-file"),
