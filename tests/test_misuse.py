@@ -179,6 +179,7 @@ regression | --dataset pointer.csv | a git-lfs pointer | git lfs pull
 regression | --dataset table.csv --target sik | 'sik' | did you mean sick?
 regression | --dataset table.csv --drop sick --target sick | is the target | --drop
 regression | --dataset table.csv --drop a b | no features | --drop
+regression | --dataset table.csv --decimal , | --decimal , needs another mark between the cells | --sep semicolon
 regression | --dataset table.csv --sep ;; | --sep | must be one character
 regression | --dataset wine --target 1 | --target | goes with a file as --dataset
 regression | --dataset synthetic --header no | --header | goes with a file as --dataset
