@@ -28,6 +28,8 @@ class Settings:
     ignore_index: int
     label_smoothing: float
     chunk_size: int
+    logit_scale: float
+    softcap: float | None
 
 
 class LinearLoss(torch.autograd.Function):
@@ -86,12 +88,23 @@ def _over_chunks(tokens, weight, bias, labels, factors, wanted, settings: Settin
         bias = None if bias is None else bias.to(settings.dtype)
         for rows in _slices(len(tokens), settings.chunk_size):
             hidden = tokens[rows].to(settings.dtype)
-            log_p = F.log_softmax(at_least_float32(F.linear(hidden, weight, bias)), 1)
+            logits, capped = at_least_float32(F.linear(hidden, weight, bias)), None
+            if settings.logit_scale != 1:
+                logits *= settings.logit_scale
+            if settings.softcap is not None:
+                capped = logits.div_(settings.softcap).tanh_()
+                logits = capped * settings.softcap
+            log_p = F.log_softmax(logits, 1)
+            del logits
             losses[rows], slopes = _loss_and_slopes(log_p, labels[rows], settings, any(wanted))
             if slopes is None:
                 continue
             if factors is not None:
                 slopes *= factors[rows, None]
+            if capped is not None:
+                slopes *= 1 - capped.square_()  # the derivative of tanh
+            if settings.logit_scale != 1:
+                slopes *= settings.logit_scale
             if wanted[2]:
                 grads[2] += slopes.sum(0)
             slopes = slopes.to(settings.dtype)
@@ -100,7 +113,7 @@ def _over_chunks(tokens, weight, bias, labels, factors, wanted, settings: Settin
             if wanted[1]:
                 for words in _slices(len(weight), WORDS_AT_A_TIME):
                     grads[1][words] += slopes[:, words].T @ hidden
-            del log_p, slopes  # before the next chunk's are made
+            del log_p, capped, slopes  # before the next chunk's are made
     return losses, grads
 
 
