@@ -15,8 +15,8 @@ from .base import as_float, check_options, check_real
 from .chunked import LinearLoss, Settings
 from .rooted import _check, _rlo, _root, exact_range
 
-# Rows of hidden in a chunk, unless told. At half as many as hidden has features, a chunk's logits are half as
-# large as the weight; outside these bounds matrix products are slow or the chunk buys nothing.
+# Rows of hidden in a chunk, unless told. At a quarter as many as hidden has features, a chunk's two matrices of
+# logits are half as large as the weight; outside these bounds matrix products are slow or the chunk buys nothing.
 CHUNK_BOUNDS = (128, 1024)
 
 
@@ -63,7 +63,7 @@ def linear_root_loss(
     label_smoothing : float in [0, 1]
         As in ``torch.nn.functional.cross_entropy``.
     chunk_size : int > 0, optional
-        Tokens in a chunk, which holds ``chunk_size × V`` logits. Default: D/2, but 128 to 1024.
+        Tokens in a chunk, which holds ``chunk_size × V`` logits. Default: D/4, but 128 to 1024.
     logit_scale : float
         A factor of the logits (Cohere's ``logit_scale``, Granite's ``1 / logits_scaling``).
     softcap : float > 0, optional
@@ -136,7 +136,7 @@ def _linear_loss(
     _check_options(reduction, label_smoothing, chunk_size, logit_scale, softcap)
     _check_tensors(hidden, weight, target, bias, ignore_index)
     low, high = CHUNK_BOUNDS
-    chunk_size = chunk_size or min(max(hidden.shape[-1] // 2, low), high)
+    chunk_size = chunk_size or min(max(hidden.shape[-1] // 4, low), high)
     device, dtype = hidden.device.type, hidden.dtype
     if torch.is_autocast_enabled(device) and dtype != torch.float64:
         dtype = torch.get_autocast_dtype(device)

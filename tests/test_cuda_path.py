@@ -23,15 +23,15 @@ pytestmark = [
 # at the end of an epoch.
 STEPS = [
     ("--net vit --loss root", 1180),
-    ("--net vit_tiny --loss rlo --opt adamw --cache ram --randaug", 598),
-    ("--net vgg11 --loss focal --clip-grad 1 --cache ram --imbalance 0.5 --class-weights balanced", 268),
+    ("--net vit_tiny --loss rlo --opt adamw --cache ram --randaug", 640),
+    ("--net vgg11 --loss focal --clip-grad 1 --cache ram --imbalance 0.5 --class-weights balanced", 290),
     ("--net swin_tiny --loss rlo --label-smoothing 0.1 --warmup 0.5", 1610),
     ("--net cait --loss root --opt sgd --clip-grad 1 --patch 8", 1035),
     ("--net resnet20 --loss root --accumulate 3 --mixup 0.2 --k-end 8", 1370),
     ("--net resnet20 --loss ce --opt sgd --label-noise 0.4 --ema 0.9 --cutmix 1 --noamp --noaug", 315),
-    ("--net vgg11 --loss focal --opt sgd --amp fp16", 228),
+    ("--net vgg11 --loss focal --opt sgd --amp fp16", 242),
     ("--net vit_tiny --loss poly1 --clip-grad 1 --label-noise 0.2 --amp fp16", 560),
-    ("--net timm:resnet10t --loss rlo --freeze --size 48", 198),
+    ("--net timm:resnet10t --loss rlo --freeze --size 48", 226),
     (
         "--net vgg11 --loss sce --cache none --workers 0 --dataset folder:images --size 32 --val-split 0.3",
         300,
