@@ -5,7 +5,6 @@ import signal
 import sys
 from contextlib import contextmanager
 
-
 PATIENCE = 30  # seconds that a loop may take to ask whether a signal has come
 
 
