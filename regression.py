@@ -1,31 +1,98 @@
-"""Logistic regression with rooted objectives: full batch, float64, convex, so that claims can be checked.
+"""Logistic regression with rooted objectives: full batch and float64, so that claims can be checked.
 
     python regression.py                                          the synthetic study, with its plots
     python regression.py --dataset wine --k 3 10 --l2 1e-3        one of scikit-learn's data sets
     python regression.py --dataset FILE.csv --target diagnosis    your own
 
-Every objective (logistic, and rlo for each k) meets every l2 and every optimiser; a row is printed as soon as
-it is known. Objectives and optimisers are in `logreg/estimator/`.
+Every objective (logistic, and rlo and root for each k) meets every l2 and every optimiser; a row is printed as
+soon as it is known. Objectives and optimisers are in `logreg/estimator/`.
 """
 
-import functools
+import argparse
 import math
-import os
 import sys
 from pathlib import Path
 
-from common import EXIT_DIVERGED, EXIT_USAGE, UserError
-from flags import regression_parser
-from logreg import LARGEST_HESSIAN, NAMES, STEPPED
+from common import EXIT_DIVERGED, Parser, UserError, number, one_line_errors
+from logreg import LARGEST_HESSIAN, NAMES, OPTIMIZERS, STEPPED
+
+SEPARATORS = {
+    "comma": ",",
+    "semicolon": ";",
+    "tab": "\t",
+    "\\t": "\t",
+    "bar": "|",
+    "blank": " ",
+    "blanks": " ",
+}
+
+
+def separator(text: str) -> str:
+    """An argparse type: what stands between two cells, itself or its name."""
+    mark = SEPARATORS.get(text.lower(), text)
+    if len(mark) != 1 or mark.isalnum() or mark in "\"'+-._\r\n" or not (mark.isprintable() or mark == "\t"):
+        raise argparse.ArgumentTypeError(
+            f"must be one character, or one of {', '.join(SEPARATORS)}, got {text!r}"
+        )
+    return mark
+
+
+def regression_parser(documentation: str | None = __doc__) -> Parser:
+    """The flags, in the groups of --help."""
+    parser = Parser("regression.py", documentation)
+    positive = number(float, 0, above=True)
+
+    # fmt: off
+    data = parser.add_argument_group("data").add_argument
+    data("--dataset", default="synthetic", metavar="NAME",
+         help=f"{', '.join(NAMES)}, openml:<name>, or a .csv, .data or .svm file")
+    data("--test-file", metavar="FILE", help="the test part; its columns are found by name (default: a "
+         "stratified split)")
+    data("--test-size", type=number(float, 0, 1, above=True, below=True), default=0.25, metavar="R",
+         help="share of samples that is split off")
+    data("--data-dir", default="./datasets", metavar="DIR", help="where downloads are kept")
+
+    table = parser.add_argument_group("files of --dataset and --test-file").add_argument
+    table("--target", metavar="COLUMN", help="the classes' column: its name, or index from 0 (default: the last)")
+    table("--drop", nargs="+", default=[], metavar="COLUMN", help="columns to leave out, by name or index")
+    table("--header", choices=("yes", "no"),
+          help="does the first line name the columns (default: yes; refused if it looks like data)")
+    table("--sep", type=separator, metavar="C",
+          help="a character, or comma, semicolon, tab, bar, blanks (default: comma)")
+    table("--decimal", choices=(".", ","), metavar="./,", help="mark of fractions (default: a point)")
+
+    made = parser.add_argument_group("synthetic data").add_argument
+    made("--n", type=number(int, 2), default=500, help="samples")
+    made("--d", type=number(int, 1), default=2, help="features")
+    made("--margin", type=number(float, 0), default=0.0, help="0: overlapping classes; > 0: separable")
+    made("--condition", type=number(float, 1), default=10.0, help="largest over smallest variance")
+
+    goal = parser.add_argument_group("objectives").add_argument
+    goal("--k", type=positive, nargs="+", default=[2.0, 3.0, 5.0, 10.0], help="roots of rlo and, above 1, of root")
+    goal("--l2", type=number(float, 0), nargs="+", default=[0.0, 1e-3], help="penalties l2/2 ||W||^2")
+
+    how = parser.add_argument_group("optimisers").add_argument
+    how("--optimizer", nargs="+", choices=OPTIMIZERS, default=list(OPTIMIZERS), metavar="NAME",
+        help=", ".join(OPTIMIZERS))
+    how("--lr", type=positive, nargs="+", help="steps of gd and nesterov (default: 1/L of the data)")
+    how("--tol", type=positive, default=1e-8, help="done at this gradient norm")
+    how("--max-iter", type=number(int, 1), default=10000, help="iterations at most")
+
+    run = parser.add_argument_group("run").add_argument
+    run("--seed", type=number(int, 0, 2**32 - 1), default=0, help="of synthetic data and of the split")
+    run("--out", metavar="DIR",
+        help="directory for the table and plots (default: ./runs/regression-<dataset>)")
+    # fmt: on
+    return parser
 
 
 def parse_args(argv=None):
     """The flags, and lines about those that have no effect."""
-    parser = regression_parser(__doc__)
+    parser = regression_parser()
     args, typed = parser.parse_typed(argv)
-    args.k, args.l2 = list(dict.fromkeys(args.k)), list(dict.fromkeys(args.l2))
-    args.optimizer = list(dict.fromkeys(args.optimizer))
-    args.lr = list(dict.fromkeys(args.lr or [None]))
+    args.k, args.l2, args.optimizer, args.lr = (
+        list(dict.fromkeys(values)) for values in (args.k, args.l2, args.optimizer, args.lr or [None])
+    )
     for name in ("dataset", "target", "test_file", "data_dir", "out"):
         if getattr(args, name) == "":  # an unset variable of the shell, as a rule
             parser.error(f"--{name.replace('_', '-')} is empty: give it a value, or leave it out")
@@ -40,184 +107,141 @@ def parse_args(argv=None):
     idle = [
         (args.dataset != "synthetic" and flags("n", "d", "margin", "condition"), "synthetic data only"),
         (args.test_file is not None and flags("test_size"), "a file without --test-file"),
-        (not set(STEPPED) & set(args.optimizer) and flags("lr"), "gd, nesterov and normalised"),
-        ("polyak" not in args.optimizer and flags("fmin"), "polyak"),
-        (not any(args.l2) and flags("l2_scaled"), "--l2 above 0"),
+        (not set(STEPPED) & set(args.optimizer) and flags("lr"), "gd and nesterov"),
     ]
-    if "polyak" in args.optimizer and args.fmin in (None, 0) and any(args.l2):
-        parser.error("polyak: with l2 the minimum is above 0: give --fmin solve, --fmin VALUE or --l2 0")
     return args, [f"without effect: {names} (for {what})" for names, what in idle if names]
 
 
+def load(args):
+    """The data set that the flags name."""
+    from logreg import datasets
+    from logreg.tables import Rule
+
+    header = {"yes": True, "no": False}.get(args.header)
+    return datasets.load(
+        args.dataset, data_dir=args.data_dir, test_file=args.test_file, test_size=args.test_size, seed=args.seed,
+        rule=Rule(args.sep, header, args.decimal, args.target, tuple(args.drop)),
+        n=args.n, d=args.d, margin=args.margin, condition=args.condition,
+    )  # fmt: skip
+
+
 def make_runs(args):
-    """Every (objective, l2, optimiser, step) asked for, as dicts; logistic first."""
+    """Every (objective, l2, optimiser, step) asked for, as dicts; logistic first, root last."""
+    ks = list(enumerate(args.k))
+    goals = [("logistic", 0, None), *(("rlo", *k) for k in ks), *(("root", *k) for k in ks if k[1] > 1)]
     for l2 in args.l2:
-        for index, k in [(None, None), *enumerate(args.k)]:
-            for optimizer in args.optimizer:
-                for lr in args.lr if optimizer in STEPPED else [None]:
-                    label = optimizer if lr is None else f"{optimizer} lr={lr:g}"
-                    yield {
-                        "index": index,
-                        "k": k,
-                        "l2": l2,
-                        "method": optimizer,
-                        "optimizer": label,
-                        "lr": lr,
-                    }
+        for loss, index, k in goals:
+            for method in args.optimizer:
+                for lr in args.lr if method in STEPPED else [None]:
+                    label = method if lr is None else f"{method} lr={lr:g}"
+                    run = {"loss": loss, "index": index, "k": k, "l2": l2}
+                    yield run | {"method": method, "optimizer": label, "lr": lr}
 
 
-def separability(dataset):
-    """``none``, ``quasi-separable``, ``separable`` or ``unknown``: is there a minimum without a penalty?"""
-    from logreg.estimator.objectives import Objective
-    from logreg.estimator.optimizers import minimize
-    from logreg.estimator.separation import separation_at
-
-    problem = Objective(dataset.X_train, dataset.y_train, len(dataset.classes))
-    return separation_at(problem, minimize("lbfgs", problem, tol=1e-8, max_iter=1000).w)
-
-
-def execute(run, dataset, args, separation):
-    """Add the `problem`, its `result` and the table's `row` to a run; `separation()` is that of the data."""
+def execute(run, dataset, args):
+    """The run with its `problem`, its `result`, and its `row` of the table."""
     from tqdm import tqdm
 
     from logreg.estimator.objectives import Objective
     from logreg.estimator.optimizers import minimize
-    from logreg.table import ENDLESS
 
-    problem = Objective(dataset.X_train, dataset.y_train, len(dataset.classes), k=run["k"], l2=run["l2"])
-    if args.l2_scaled:
-        problem.l2 *= problem.curvature_over_logistic()
-    fmin = args.fmin or 0.0
-    if run["method"] == "polyak" and fmin == "solve":
-        solver = "newton" if problem.size <= LARGEST_HESSIAN else "lbfgs"
-        fmin = min(minimize(solver, problem, tol=args.tol, max_iter=args.max_iter).values)
+    X, y = dataset.X_train, dataset.y_train
+    problem = Objective(X, y, len(dataset.classes), k=run["k"], loss=run["loss"], l2=run["l2"])
+    step = run["lr"]
+    if step is None and run["method"] in STEPPED:
+        step = 1 / problem.lipschitz()
     description = f"{problem.name} l2={run['l2']:g} {run['optimizer']}"
     # disable=None: only on a terminal
     with tqdm(total=args.max_iter, desc=description, leave=False, disable=None, delay=0.5) as bar:
         result = minimize(
-            run["method"], problem, tol=args.tol, max_iter=args.max_iter, lr=run["lr"], fmin=fmin,
-            on_iterate=bar.update,
-        )  # fmt: skip
-    # Where the loss falls for ever its gradient does, too: a small one is no sign of a minimum, unless the
-    # penalty's own part of it is large enough to be seen.
-    unseen = result.status == "converged" and problem.l2 * problem.norm(result.w) <= args.tol
-    kind = separation() if unseen or not run["l2"] else ""
-    step = run["lr"]
-    if step is None and run["method"] in STEPPED:
-        step = 1 / (problem.relative_curvature() if run["method"] == "normalised" else problem.lipschitz())
+            run["method"], problem, tol=args.tol, max_iter=args.max_iter, lr=step, on_iterate=bar.update
+        )
+    margin, norm = problem.smallest_margin(result.w), problem.norm(result.w)
+    # On separable data the loss falls for ever, and its gradient, too: a small one is then no sign of a minimum,
+    # unless the penalty's own part of it is large enough to be seen.
+    separable = margin > 0 and problem.l2 * norm <= args.tol
     dense = problem.size <= LARGEST_HESSIAN and result.status != "diverged"
     row = {
         "objective": problem.name,
         "l2": run["l2"],
         "optimizer": run["optimizer"],
-        "penalty": problem.l2,
-        "step": "" if step is None else step,
-        "status": "no_minimum" if unseen and kind in ENDLESS else result.status,
+        "step": step,
+        "status": "no_minimum" if separable and result.status == "converged" else result.status,
         "iterations": result.iterations,
         "seconds": result.seconds[-1],
         "value": result.values[-1],
         "gradient_norm": result.gradient_norms[-1],
-        "train_accuracy": problem.accuracy(result.w, dataset.X_train, dataset.y_train),
+        "train_accuracy": problem.accuracy(result.w, X, y),
         "test_accuracy": problem.accuracy(result.w, dataset.X_test, dataset.y_test),
-        "margin": problem.smallest_margin(result.w),
-        "norm": problem.norm(result.w),
+        "margin": margin,
+        "norm": norm,
         "condition": problem.condition_number(result.w) if dense else math.nan,
-        "separation": kind,
+        "separable": separable,
     }
-    run.update(objective=problem.name, problem=problem, result=result, row=row)
+    return run | {"problem": problem, "result": result, "row": row}
 
 
 def main(argv=None) -> int:
     args, notes = parse_args(argv)
-    # After parsing: --help and wrong usage should not wait for torch and scikit-learn
-    import numpy as np
+    with one_line_errors("regression.py", "use fewer samples or features"):
+        # Here, since --help and wrong usage should not wait for the libraries.
+        import numpy as np
 
-    from logreg import datasets, results
-    from logreg.readers import Told
+        from logreg import results
 
-    told = Told(args.target, {"yes": True, "no": False}.get(args.header), args.sep, args.decimal, args.drop)
-    try:
         if args.out:  # before the data, which may take minutes
-            results.claim(args.out)
-        dataset = datasets.load(
-            args.dataset, data_dir=args.data_dir, test_file=args.test_file, told=told,
-            test_size=args.test_size, seed=args.seed, n=args.n, d=args.d, margin=args.margin,
-            condition=args.condition,
-        )  # fmt: skip
+            results.claim(Path(args.out))
+        dataset = load(args)
         classes, features = len(dataset.classes), dataset.X_train.shape[1]
         parameters = (1 if classes == 2 else classes) * (features + 1)
-        if "newton" in args.optimizer and parameters > LARGEST_HESSIAN:
-            raise UserError(
-                f"newton would need a Hessian of {parameters} × {parameters}; leave it out of --optimizer"
-            )
+        if parameters > LARGEST_HESSIAN and "newton" in args.optimizer:
+            args.optimizer.remove("newton")
+            notes.append(f"newton is left out: its Hessian would be {parameters} × {parameters}")
+            if not args.optimizer:
+                raise UserError(f"{notes[-1]}; give another --optimizer")
+        if small := [k for k in args.k if k <= 1]:
+            notes.append(f"root is left out for k = {', '.join(f'{k:g}' for k in small)}: it needs k > 1")
         slug = dataset.name.replace(":", "-").replace("/", "-")
         out = Path(args.out or f"./runs/regression-{slug}")
         results.claim(out, None if args.out else args.dataset)
-        out.mkdir(parents=True, exist_ok=True)
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"cannot make {out}: {error.strerror}; give another directory with --out"
+            ) from None
         with np.errstate(all="ignore"):  # numbers at the end of float64: the table shows what came of them
-            return study(args, dataset, out, notes)
-    except UserError as error:
-        mistake = error
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        mistake = f"{error}; give another file or directory"
-    except MemoryError as error:
-        mistake = f"out of memory ({error}); use fewer samples or features"
-    print(f"regression.py: error: {' '.join(str(mistake).split())}", file=sys.stderr)
-    return EXIT_USAGE
+            study(args, dataset, out, notes)
+    return 0
 
 
-def study(args, dataset, out, notes) -> int:
-    """Make every run, print the table and write the results; the exit code."""
-    from logreg import results, table
+def study(args, dataset, out, notes):
+    """Make every run, print the table and write the results; UserError if a run diverged."""
+    from logreg import results
 
     print(f"{dataset}; tolerance {args.tol:g}, seed {args.seed}")
-    for line in [*dataset.understood, *notes]:
+    for line in [dataset.summary, *notes]:
+        if line:
+            print(line)
+    print(results.header())
+    runs = []
+    for run in make_runs(args):
+        runs.append(execute(run, dataset, args))
+        print(results.line(runs[-1]["row"]), flush=True)
+    for line in results.notes([run["row"] for run in runs], args.tol):
         print(line)
-    print(table.header())
-    runs = list(make_runs(args))
-    separation = functools.cache(lambda: separability(dataset))
-    for run in runs:
-        execute(run, dataset, args, separation)
-        print(table.line(run["row"]), flush=True)
-    for note in table.notes([run["row"] for run in runs], args.tol):
-        print(note)
-    if "polyak" in args.optimizer and not args.fmin and separation() in ("none", "quasi-separable"):
-        print("polyak: F* = 0 is below what these data reach, so its steps stay too long; give --fmin solve")
-    if isinstance(args.fmin, float) and args.fmin:
-        print(
-            f"polyak: --fmin {args.fmin:g} was F* of every objective; their minima differ, --fmin solve finds each"
-        )
-    results.write(out, args, dataset, runs)
+    print(results.write(out, args, dataset, runs))
     print(f"table and plots · {out}")
 
     diverged = [run for run in runs if run["row"]["status"] == "diverged"]
     if diverged:
-        first = diverged[0]
-        problem = first["problem"]
-        advice = {
-            "polyak": "F* is too low: give --fmin solve",
-            "normalised": f"a step of 1/c = {1 / problem.relative_curvature():.3g} is safe",
-        }.get(first["method"]) or f"a step of 1/L = {1 / problem.lipschitz():.3g} is safe"
-        print(
-            f"regression.py: {first['objective']} diverged with {first['optimizer']} after "
-            f"{first['row']['iterations']} iterations ({len(diverged)} of {len(runs)} runs); {advice}",
-            file=sys.stderr,
+        row, problem = diverged[0]["row"], diverged[0]["problem"]
+        raise UserError(
+            f"{row['objective']} diverged with {row['optimizer']} after {row['iterations']} iterations "
+            f"({len(diverged)} of {len(runs)} runs); a step of 1/L = {1 / problem.lipschitz():.3g} is safe",
+            EXIT_DIVERGED,
         )
-        return EXIT_DIVERGED
-    return 0
 
 
 if __name__ == "__main__":
-    sys.stdout.reconfigure(errors="backslashreplace")  # a terminal need not know every character
-    try:
-        code = main()
-        sys.stdout.flush()  # here, where a pipe that nobody reads is no surprise
-        sys.exit(code)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except BrokenPipeError:
-        # `regression.py | head`: nobody reads on; Python must not complain about it at exit either
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+    sys.exit(main())

@@ -68,6 +68,6 @@ def _contact_sheet(images: Sequence[tuple[np.ndarray, str, str]]):
         axes.set_axis_off()
     for axes, (picture, label, guess) in zip(figure.axes, images, strict=False):
         axes.imshow(picture)
-        axes.set_title(f"{label}\nnet: {guess}", fontsize=8, y=-0.02, va="top", parse_math=False)
+        axes.set_title(f"label: {label}\nnet: {guess}", fontsize=8, y=-0.06, va="top", parse_math=False)
     figure.suptitle("The labels that the net believes least, and its own answer", fontsize=10)
     return figure

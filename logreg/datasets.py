@@ -4,18 +4,17 @@ A new one is a function ``seed → X, y`` and a line in ``SKLEARN``, or a branch
 """
 
 import http.client
-import os
 import re
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from common import UserError, did_you_mean
+from common import UserError, did_you_mean, one_line
 
 from . import NAMES
-from .readers import SUFFIXES, Told, check_size, read_files
+from .tables import check_size, read_files
 
 
 @dataclass
@@ -28,7 +27,8 @@ class Dataset:
     X_test: np.ndarray
     y_test: np.ndarray
     classes: list
-    understood: list = field(default_factory=list)  # lines: how a file was read
+    index: np.ndarray  # of the training samples in the whole data set or file, from 0
+    summary: str = ""  # how a file was read
 
     def __str__(self) -> str:
         return (
@@ -68,14 +68,9 @@ def _madelon(seed):
     from sklearn.datasets import make_classification
 
     return make_classification(
-        n_samples=2000,
-        n_features=500,
-        n_informative=5,
-        n_redundant=15,
-        n_clusters_per_class=16,
-        hypercube=True,
-        random_state=seed,
-    )
+        n_samples=2000, n_features=500, n_informative=5, n_redundant=15, n_clusters_per_class=16,
+        hypercube=True, random_state=seed,
+    )  # fmt: skip
 
 
 def _toy(name):
@@ -87,57 +82,42 @@ def _toy(name):
     return load_toy
 
 
-SKLEARN = {
-    "madelon": _madelon,
-    "wine": _toy("wine"),
-    "breast_cancer": _toy("breast_cancer"),
-    "digits": _toy("digits"),
-}
-assert set(NAMES) == {"synthetic", *SKLEARN}
+SKLEARN = {"madelon": _madelon, **{name: _toy(name) for name in ("wine", "breast_cancer", "digits")}}
 
 
 def _openml(name, data_dir):
-    from urllib.error import URLError
-
     from sklearn.datasets import fetch_openml
 
-    # Else it could lead out of the address of the query, and out of the directory of what was downloaded.
+    # Any other name could lead out of the address of the query, and out of the directory of downloads.
     if not re.fullmatch(r"[\w.()+,-]{1,200}", name, re.ASCII):
-        raise UserError(
-            f"openml: needs a name, as in openml:diabetes, or a number, as in openml:37, not {name!r:.60}"
-        )
+        raise UserError(f"openml: needs a name, as in openml:diabetes, or a number, not {name!r:.60}")
     which = {"data_id": int(name)} if name.isdigit() else {"name": name}
-    hint = f"with no network, only sets already in {data_dir} can be used; or give a local file"
-    with warnings.catch_warnings():
-        # Retries and several active versions are announced as warnings; the answer is what counts here.
-        warnings.simplefilter("ignore")
-        try:
+    try:
+        with warnings.catch_warnings():  # retries, and several active versions
+            warnings.simplefilter("ignore")
             bunch = fetch_openml(
                 **which, data_home=str(data_dir), as_frame=False, parser="liac-arff", n_retries=1, delay=0.5
             )
-        except (URLError, TimeoutError, ConnectionError, http.client.HTTPException) as error:
-            reason = getattr(error, "reason", error)
-            raise UserError(f"cannot fetch openml:{name} ({reason}); {hint}") from None
-        except ValueError as error:
-            raise UserError(f"openml:{name}: {' '.join(str(error).split())}") from None
+    except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
+        raise UserError(
+            f"cannot fetch openml:{name} ({getattr(error, 'reason', error)}); with no network, only sets already "
+            f"in {data_dir} can be used; or give a local file"
+        ) from None
+    except ValueError as error:
+        raise UserError(f"openml:{name}: {one_line(error)}") from None
     X, y = bunch.data, bunch.target
     if y is None or np.ndim(y) != 1:
-        raise UserError(f"openml:{name} has no single target column")
+        raise UserError(f"openml:{name} has no single target column; save it as a table and give --target")
     missing = sum(label is None or label != label for label in y)
     if missing:
         raise UserError(f"openml:{name}: the target of {missing} of {len(y)} samples is missing")
-    if bunch.categories and any(column in bunch.categories for column in bunch.feature_names):
-        names = [column for column in bunch.feature_names if column in bunch.categories]
-        raise UserError(f"openml:{name} has columns that are not numeric: {', '.join(names[:5])}")
-    X = X.toarray() if hasattr(X, "toarray") else X
-    return np.asarray(X, dtype=np.float64), y
+    words = [column for column in bunch.feature_names if column in (bunch.categories or ())]
+    if words:
+        raise UserError(f"openml:{name} has columns that are not numeric: {', '.join(words[:5])}")
+    return np.asarray(X.toarray() if hasattr(X, "toarray") else X, dtype=np.float64), y
 
 
-def _is_file(name) -> bool:
-    return Path(name).suffix.lower() in SUFFIXES or os.path.basename(name) != name or os.path.exists(name)
-
-
-def load(name, *, data_dir="datasets", test_file=None, told=None, test_size=0.25, seed=0, **options):
+def load(name, *, data_dir="datasets", test_file=None, rule=None, test_size=0.25, seed=0, **options):
     """The data set called `name`, split and standardised.
 
     Parameters
@@ -148,8 +128,8 @@ def load(name, *, data_dir="datasets", test_file=None, told=None, test_size=0.25
         Where downloads from OpenML are kept.
     test_file : path, optional
         The test part; otherwise a stratified share `test_size` of the samples, drawn with `seed`.
-    told : Told, optional
-        Target, separator and so on of files, see :func:`logreg.readers.read_files`.
+    rule : logreg.tables.Rule, optional
+        How tables are written.
     **options
         `n`, `d`, `margin`, `condition` of :func:`synthetic`.
 
@@ -158,85 +138,70 @@ def load(name, *, data_dir="datasets", test_file=None, told=None, test_size=0.25
     UserError
         For data that cannot be used, with the reason in one line.
     """
-    X_test, y_test, understood = None, None, []
+    tests, summary, title = [], "", name
     if name.startswith("openml:"):
         X, y = _openml(name.removeprefix("openml:"), data_dir)
     elif name == "synthetic":
         X, y = synthetic(seed, **options)
     elif name in SKLEARN:
         X, y = SKLEARN[name](seed)
-    elif _is_file(name):
-        samples = read_files(name, test_file, told or Told())
-        X, y, X_test, y_test = samples.X, samples.y, samples.X_test, samples.y_test
-        understood = samples.understood
+    elif Path(name).suffix or "/" in name or Path(name).exists():
+        ((X, y), *tests), summary = read_files(name, test_file, rule)
+        title = Path(name).stem.encode(errors="replace").decode()  # names of files need not be text
     else:
-        known = f"{', '.join(NAMES)}, openml:<name>, or a {', '.join(SUFFIXES)} file"
+        known = f"{', '.join(NAMES)}, openml:<name>, or a .csv, .data or .svm file"
         raise UserError(f"unknown data set {name!r}{did_you_mean(name, NAMES)}; known: {known}")
 
-    X, (classes, codes) = np.asarray(X, dtype=np.float64), np.unique(y, return_inverse=True)
-    _check(name, X, classes, codes)
-    if y_test is not None:
-        codes_test = _codes_of_test(test_file, classes, y_test)
+    X, (classes, y) = np.asarray(X, dtype=np.float64), np.unique(y, return_inverse=True)
+    _check(name, X, classes)
+    index = np.arange(len(y))
+    if tests:
+        X_test, y_test = tests[0][0], _codes(test_file, classes, tests[0][1])
     else:
-        X, X_test, codes, codes_test = _split(name, X, codes, test_size, seed)
+        index, rest = _split(name, y, test_size, seed)
+        X, y, X_test, y_test = X[index], y[index], X[rest], y[rest]
     with np.errstate(all="ignore"):
-        mean, scale = X.mean(axis=0), X.std(axis=0)
-    if not np.isfinite(scale).all():
-        column = int(np.argmin(np.isfinite(scale)))
-        raise UserError(f"{name}: the squares of feature {column} overflow; rescale it first")
-    tiny = (scale == 0) & (X != X[0]).any(axis=0)
-    if tiny.any():
-        raise UserError(f"{name}: the squares of feature {tiny.argmax()} underflow; rescale it first")
-    # A constant column carries nothing; rounding of its mean must not be blown up to unit variance.
-    scale[scale <= 1e-12 * np.abs(mean)] = 1.0
-    classes = [str(c) for c in classes]
-    with np.errstate(all="ignore"):
-        X, X_test = ((part - mean) / scale for part in (X, X_test))
-    if not np.isfinite(X_test).all():
-        raise UserError(
-            f"{name}: a test sample is too far from the training samples for float64; rescale them"
-        )
-    if not (name in NAMES or name.startswith("openml:")):
-        name = Path(name).stem.encode(errors="replace").decode()  # names of files need not be text
-    return Dataset(name, X, codes, X_test, codes_test, classes, understood)
+        mean, scale, spread = X.mean(axis=0), X.std(axis=0), np.ptp(X, axis=0)
+        is_wrong = ~np.isfinite(scale) | ((scale == 0) & (spread > 0))
+        scale[scale <= 1e-12 * np.abs(mean)] = 1.0  # constant: rounding must not become unit variance
+        X, X_test = (X - mean) / scale, (X_test - mean) / scale
+    if is_wrong.any() or not np.isfinite(X_test).all():
+        raise UserError(f"{name}: numbers too large or too small to be standardised; rescale them first")
+    return Dataset(title, X, y, X_test, y_test, [str(c) for c in classes], index, summary)
 
 
-def _check(name, X, classes, codes):
+def _check(name, X, classes):
     if len(X) < 2:
         raise UserError(f"{name}: {len(X)} sample, at least two are needed; add some")
     if not np.isfinite(X).all():
         row, column = np.argwhere(~np.isfinite(X))[0]
         raise UserError(f"{name}: feature {column} of sample {row} is missing or not finite")
     if len(classes) < 2:
-        raise UserError(
-            f"{name}: one class only ({str(classes[0])!r:.40}), at least two are needed; give --target"
-        )
+        raise UserError(f"{name}: one class only ({str(classes[0])!r:.40}), two are needed; give --target")
     if len(classes) > max(2, len(X) // 2):
         raise UserError(
             f"{name}: the target has {len(classes)} values in {len(X)} samples: no class; give --target"
         )
-    return codes
 
 
-def _codes_of_test(path, classes, labels):
-    known = {label: code for code, label in enumerate(classes)}
-    unknown = sorted(set(labels) - set(known))
+def _codes(path, classes, labels):
+    codes = {label: code for code, label in enumerate(classes)}
+    unknown = sorted(set(labels) - codes.keys())
     if unknown:
         names = ", ".join(label[:40] for label in unknown[:5])
         raise UserError(f"{path} has classes that the training file lacks: {names}; remove their samples")
-    return np.array([known[label] for label in labels])
+    return np.array([codes[label] for label in labels])
 
 
-def _split(name, X, codes, test_size, seed):
+def _split(name, y, test_size, seed):
+    """Indices of the training and of the test samples, stratified."""
     from sklearn.model_selection import train_test_split
 
-    if np.bincount(codes).min() < 2:
-        raise UserError(
-            f"{name}: a class has one sample only; a stratified split needs two, or give --test-file"
-        )
+    if np.bincount(y).min() < 2:
+        raise UserError(f"{name}: a class has one sample only; a split needs two, or give --test-file")
     try:
-        return train_test_split(X, codes, test_size=test_size, stratify=codes, random_state=seed)
+        return train_test_split(np.arange(len(y)), test_size=test_size, stratify=y, random_state=seed)
     except ValueError as error:
         raise UserError(
-            f"{name}: cannot split {len(X)} samples: {error}; choose another --test-size, or give --test-file"
+            f"{name}: cannot split {len(y)} samples: {error}; choose another --test-size, or give --test-file"
         ) from None

@@ -149,43 +149,39 @@ regression | --dataset brest_cancer | 'brest_cancer' | did you mean breast_cance
 regression | --dataset wine --test-file table.csv | --test-file | goes with a file as --dataset
 regression | --dataset nowhere.csv | nowhere.csv | give the path
 regression | --dataset images | images is a directory | give one of the files in it
-regression | --dataset red.csv | red.csv, line 1: column 1 | encode or remove that column
-regression | --dataset hole.csv | hole.csv, line 2: column 1 | drop or impute
-regression | --dataset inf.csv | inf.csv, line 2: column 1 | drop or impute
+regression | --dataset red.csv | red.csv, line 2: column 1 (b) is 'red' | --drop b
+regression | --dataset hole.csv | hole.csv, line 3: column 1 (b) is missing | --drop b
+regression | --dataset inf.csv | inf.csv, line 3: column 1 (b) is 'inf' | --drop b
 regression | --dataset one.csv | one.csv: one class only | give --target
-regression | --dataset ragged.csv | ragged.csv, line 2 | fix the line
+regression | --dataset ragged.csv | ragged.csv, line 3: 4 cells | fix the line
 regression | --dataset short.csv | short.csv: 1 sample | add some
 regression | --dataset empty.csv | empty.csv is empty | a sample a line
-regression | --dataset header.csv | header.csv | add some
-regression | --dataset thin.csv | thin.csv | features and a target are needed
-regression | --dataset real.csv | real.csv: the target | give --target
+regression | --dataset header.csv | header.csv has a header and no samples | add some
+regression | --dataset thin.csv | thin.csv has one column | --sep
+regression | --dataset price.csv | price.csv: the target, column 1 (y), looks continuous | pass --target 1
 regression | --dataset lone.csv | lone.csv: a class | give --test-file
 regression | --dataset bytes.csv | bytes.csv | save it as UTF-8
 regression | --dataset bad.svm | bad.svm is not in LIBSVM format | label index:value
-regression | --dataset bad.svm --target 1 | bad.svm | leave --target out
-regression | --dataset table.csv --target size | 'size' in table.csv | columns: a, b, sick
+regression | --dataset bad.svm --target 1 | bad.svm: LIBSVM files | take no --target
+regression | --dataset table.csv --target size | 'size' in table.csv | it has a, b, sick
 regression | --dataset table.csv --target 9 | '9' in table.csv | indices 0 to 2
 regression | --dataset table.csv --test-file nowhere.csv | nowhere.csv | give the path
-regression | --dataset table.csv --test-file other.csv | other.csv lacks 'b' | must name the columns
+regression | --dataset table.csv --test-file other.csv | other.csv has no column 'b' | must name the columns
 regression | --dataset table.csv --test-file new.csv | new.csv has classes | remove their samples
-regression | --dataset semi.csv --test-file table.csv | table.csv is separated by commas | save both alike
-regression | --dataset headless.csv --test-file table.csv | table.csv has a header | --header yes or no
-regression | --dataset table.csv --test-file headless.csv | headless.csv lacks | must name the columns
-regression | --dataset extra.csv --test-file table.csv | table.csv lacks 'c' | --drop
-regression | --dataset thousands.csv | '1,250' may be a fraction or thousands | --decimal
-regression | --dataset mixed.csv | decimal commas ('1,5') and decimal points | --decimal
-regression | --dataset twofold.csv | commas or semicolons | --sep
-regression | --dataset years.csv | a header, or the only sample of class 'kind' | --header yes or no
-regression | --dataset names.csv | a header or a sample | --header yes or no
-regression | --dataset price.csv | 3 values like | give --target, 1 if it is meant
+regression | --dataset semi.csv | semi.csv has one column | --sep
+regression | --dataset headless.csv | looks like data | --header no
+regression | --dataset extra.csv --test-file table.csv | table.csv has no column 'c' | must name the columns
+regression | --dataset thousands.csv | thousands.csv: is 1.250 in column 0 (a) a fraction | --decimal .
+regression | --dataset nameless.csv | column 0 has no name | --drop 0
+regression | --dataset twins.csv | two columns are called 'a' | --drop 1
 regression | --dataset quote.csv | a quote is not closed | save it as CSV
+regression | --dataset pointer.csv | a git-lfs pointer | git lfs pull
 regression | --dataset table.csv --target sik | 'sik' | did you mean sick?
-regression | --dataset table.csv --drop sick | is the target | --drop
+regression | --dataset table.csv --drop sick --target sick | is the target | --drop
 regression | --dataset table.csv --drop a b | no features | --drop
 regression | --dataset table.csv --sep ;; | --sep | must be one character
 regression | --dataset wine --target 1 | --target | goes with a file as --dataset
 regression | --dataset synthetic --header no | --header | goes with a file as --dataset
-regression | --dataset bad.svm --sep , | bad.svm | leave --sep out
 regression | --dataset openml:../x | '../x' | as in openml:diabetes
 regression | --out notes.txt | --out notes.txt | give another directory
 regression | --out runs/run0 | runs/run0 is a training run | give another directory
@@ -238,28 +234,26 @@ apply | linked | linked/training/loss.py is a symbolic link | give the folder wh
 ROWS = [[cell.strip() for cell in line.split("|")] for line in MISUSES.strip().splitlines()]
 
 TABLES = {
-    "red": "1,red,a\n2,blue,b\n",
-    "hole": "1,2,a\n2,,b\n1,3,a\n",
-    "inf": "1,2,a\n2,inf,b\n",
-    "one": "1,2,a\n2,3,a\n",
-    "ragged": "1,2,a\n1,a\n",
-    "short": "1,2,a\n",
+    "red": "a,b,y\n1,red,p\n2,blue,q\n",
+    "hole": "a,b,y\n1,2,p\n2,,q\n1,3,p\n",
+    "inf": "a,b,y\n1,2,p\n2,inf,q\n",
+    "one": "a,b,y\n1,2,p\n2,3,p\n",
+    "ragged": "a,b,y\n1,2,p\n1,2,3,q\n",
+    "short": "a,b,y\n1,2,p\n",
     "empty": "",
     "header": "a,b,c\n",
     "thin": "1\n2\n3\n",
-    "real": "1,0.1\n2,0.2\n3,0.3\n4,0.4\n",
-    "lone": "1,a\n2,a\n3,a\n4,b\n",
+    "price": "a,y\n1,0.15\n2,0.25\n3,0.35\n4,0.15\n",
+    "lone": "a,y\n1,p\n2,p\n3,p\n4,q\n",
     "other": "a,sick\n1,0\n2,1\n",
     "semi": "a;b;sick\n1;2;0\n2;1;1\n",
     "headless": "1,2,0\n2,1,1\n1,1,0\n2,2,1\n",
     "extra": "a,b,c,sick\n1,2,5,0\n2,1,6,1\n",
-    "thousands": "1,250;p\n2,125;q\n",
-    "mixed": "1,5;2.5;p\n2,5;3.5;q\n",
-    "twofold": "Smith, J;5;a\nJones, B;6;b\n",
-    "years": "1990,1995,kind\n1.5,2.5,p\n2.5,3.5,q\n1.5,3.5,p\n2.5,2.5,q\n",
-    "names": "0,1,2,0\n1.5,2.5,7.5,0\n2.5,3.5,8.5,1\n3.5,1.5,9.5,0\n",
-    "price": "1,0.15\n2,0.25\n3,0.35\n4,0.15\n5,0.25\n6,0.35\n",
-    "quote": '1,a\n2,"b\n3,a\n',
+    "thousands": "a,y\n950,p\n1.250,q\n",
+    "nameless": ",a,y\n0,1.5,p\n1,2.5,q\n",
+    "twins": "a,a,y\n1,2,p\n3,4,q\n",
+    "quote": 'a,y\n1,p\n2,"q\n3,p\n',
+    "pointer": "version https://git-lfs.github.com/spec/v1\n",
     "new": "a,b,sick\n1,1,7\n2,2,1\n",
 }
 EVIL = b"\x80\x04cos\nsystem\n(S'touch pwned'\ntR."  # a pickle that would run `touch pwned`
