@@ -46,7 +46,7 @@ SCENARIOS = {
     "dropout": VIT,
     "label noise": f"{VIT} --label-noise 0.2 --randaug --clip-grad 1 --opt adamw --warmup 1",
     "accumulate": f"{VIT} --accumulate 4",
-    "files": "--dataset folder:IMAGES --net vit_tiny --dimhead 64 --size 72 --patch 8 --bs 48 --epochs 2 --workers 2",
+    "files": "--dataset folder:IMAGES --net vit_tiny --dimhead 64 --size 72 --patch 24 --bs 48 --epochs 2 --workers 2",
     "2 processes": VIT,
     "mixing": f"{VIT} --mixup 0.4 --cutmix 1 --ema 0.9 --val-split 0.2 --accumulate 2",
     "other labels": f"{VIT} --k 1000 --k-end 1.5 --train-labels LABELS --label-column wrong --imbalance 0.5",
