@@ -65,7 +65,7 @@ train | VIT --checkpoint none.pt | none.pt is not there | give a .pt or .safeten
 train | VIT --checkpoint LONG | is not there | give a .pt or .safetensors file
 train | VIT --checkpoint folder.pt | folder.pt is a directory | give a .pt or .safetensors file
 train | VIT --checkpoint text.pt | text.pt is | checkpoint text.pt
-train | VIT --checkpoint text.safetensors | text.safetensors cannot be read | get it again or give another
+train | VIT --checkpoint text.safetensors | text.safetensors cannot be read | give a .pt or .safetensors file
 train | VIT --checkpoint evil/last.pt | evil/last.pt is not a file of plain tensors | save the state_dict()
 train | VIT --dimhead 32 --checkpoint runs/run0/best.pt | run0/best.pt does not fit | give the net
 train | VIT --run-name a/b | --run-name | a plain name
@@ -98,9 +98,9 @@ compare | runs --out notes.txt | --out notes.txt | give another directory
 compare | runs --out o --baseline ce | --baseline | like loss=ce or loss=root,k=3
 compare | runs --out o --baseline los=ce | 'los=ce' | like loss=ce
 compare | runs --out o --targets 90 | --targets | did you mean --target?
-predict | runs/run0 nowhere.png | nowhere.png is not there | give
-predict | nowhere images | nowhere | RUN_DIR
-export | nowhere | nowhere | RUN_DIR
+predict | runs/run0 nowhere.png | nowhere.png | is not there
+predict | nowhere images | nowhere is not there | give a .pt or .safetensors file
+export | nowhere --format onnx | nowhere is not there | give a .pt or .safetensors file
 sweep | --seed 0 x --dry-run | --seed | a whole number
 sweep | --loss ce hinge --dry-run | --loss | 'ce', 'focal', 'root', 'rlo', 'sce', 'apl', 'poly1'
 sweep | --m 1 3 --dry-run | several --m | need --opt sgd
