@@ -64,7 +64,13 @@ MOMENTS_OF_FILES = ("killed worker", "full /dev/shm")
 FULL = "mount -t tmpfs -o size=4k tmpfs /dev/shm && head -c 4096 /dev/zero > /dev/shm/full && "
 IN_FULL_SHM = ("unshare", "-m", "sh", "-c", FULL + 'exec "$@"', "sh")
 # What a resumed run may change, without another result.
-OTHERWISE = ([], ["--workers", "0"], ["--workers", "1", "--compile", "off"], ["--threads", "1"], ["--graph", "off"])
+OTHERWISE = (
+    [],
+    ["--workers", "0"],
+    ["--workers", "1", "--compile", "off"],
+    ["--threads", "1"],
+    ["--graph", "off"],
+)
 SIGNALS = {SIGTERM: 143, SIGINT: 130, SIGKILL: -9}
 USER_ERROR = 2
 TIMING = ("epoch_seconds", "images_per_second")
@@ -349,7 +355,9 @@ def harness(stops, seed, jobs, folder):
         "resumes": sum(result[1] for result in results),
         "mismatches": len(problems),
         "seconds": round(time.monotonic() - began),
-        "signals": {s.name: sum(n for c in done.values() for (_, x), n in c.items() if x == s) for s in SIGNALS},
+        "signals": {
+            s.name: sum(n for c in done.values() for (_, x), n in c.items() if x == s) for s in SIGNALS
+        },
     }
     print(*problems, table(done), json.dumps(summary), sep="\n")
     return 1 if problems else 0

@@ -13,7 +13,9 @@ from conftest import ROOT
 # No packages: files that are copied from one, and programs in the others.
 sys.path += [str(ROOT / folder) for folder in ("stylegan_patch", "benchmarks", "paper")]
 
-PROGRAMS = [path for path in (*ROOT.glob("*.py"), *ROOT.glob("*/*.py")) if "def parse_args(" in path.read_text()]
+PROGRAMS = [
+    path for path in (*ROOT.glob("*.py"), *ROOT.glob("*/*.py")) if "def parse_args(" in path.read_text()
+]
 PROGRAMS = {str(path.relative_to(ROOT)): path.stem for path in PROGRAMS if path.parent.name != "tests"}
 OURS = re.compile(rf"^(?:(?:\.venv/bin/)?python|torchrun(?: --\S+)*) ({'|'.join(PROGRAMS)})\b(.*)")
 LOOP = re.compile(r"^for (\w+) in ([^;]+); do (.+); done$")

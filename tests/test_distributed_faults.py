@@ -105,4 +105,6 @@ def test_the_average_of_two_processes_is_what_its_file_says_when_tested_alone(tm
     for file, accuracy in (("best.pt", row["test_acc"]), ("best_ema.pt", row["ema_acc"])):
         alone = ["--eval-only", "--checkpoint", tmp_path / "run" / file, "--dataset", "digits"]
         said = cli("train.py", *alone, "--out", tmp_path / "alone").stdout
-        assert float(re.search(r"test accuracy ([\d.]+) %", said)[1]) == pytest.approx(float(accuracy), abs=6e-3)
+        assert float(re.search(r"test accuracy ([\d.]+) %", said)[1]) == pytest.approx(
+            float(accuracy), abs=6e-3
+        )

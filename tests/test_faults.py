@@ -12,10 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, call, environment
+from conftest import ROOT, call
 from fault_harness import differences, make_images
-
-from engine.run import Run
 
 pytestmark = pytest.mark.slow
 
@@ -171,7 +169,11 @@ def test_a_checkpoint_torn_or_flipped_anywhere_is_one_line(tmp_path, reference):
 def test_what_says_how_a_run_is_computed_may_change_when_it_is_resumed(tmp_path, reference):
     """A run that was compiled on a GPU goes on without either, and is told where its bits may differ."""
     run = Path(shutil.copytree(reference, tmp_path / "run"))
-    config = json.loads((run / "config.json").read_text()) | {"compile": "on", "graph": "on", "device": "cuda"}
+    config = json.loads((run / "config.json").read_text()) | {
+        "compile": "on",
+        "graph": "on",
+        "device": "cuda",
+    }
     (run / "config.json").write_text(json.dumps(config))
     otherwise = "--compile off --graph auto --device cpu --workers 0 --threads 2 --epochs 3".split()
     code, out, err = call("train.py", ["--resume", run, *otherwise])

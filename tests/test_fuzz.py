@@ -151,9 +151,13 @@ REGRESSION = {
     "--data-dir": ["new"], "--header": ["yes", "no"], "--sep": ["tab", ",", " "], "--decimal": [".", ","], "--drop": ["a", "0"],
 }  # fmt: skip
 SHORT = ["--k", "3", "--l2", "0.1", "--optimizer", "gd", "--n", "20", "--max-iter", "5"]
-cell = st.sampled_from(["1", "0", "2.5", "-3", "1e308", "1e400", "nan", "", "?", "yes", '"', "ä", "1:2", "99999999:1"])
+cell = st.sampled_from(
+    ["1", "0", "2.5", "-3", "1e308", "1e400", "nan", "", "?", "yes", '"', "ä", "1:2", "99999999:1"]
+)
 rows = st.lists(st.lists(cell, min_size=1, max_size=4), max_size=6)
-table = st.tuples(rows, st.sampled_from(",; \t")).map(lambda t: "\n".join(t[1].join(row) for row in t[0]).encode())
+table = st.tuples(rows, st.sampled_from(",; \t")).map(
+    lambda t: "\n".join(t[1].join(row) for row in t[0]).encode()
+)
 
 
 @settings(FINE, max_examples=40)
@@ -172,21 +176,32 @@ COMPARE = {
 
 
 @settings(FINE, max_examples=40)
-@given(extra=flags_of(compare_parser(), COMPARE), names=st.lists(st.just("runs") | anything, max_size=2), data=st.data())
+@given(
+    extra=flags_of(compare_parser(), COMPARE),
+    names=st.lists(st.just("runs") | anything, max_size=2),
+    data=st.data(),
+)
 def test_compare_of_any_runs(original, extra, names, data):
-    names = [name for name in names if not name.startswith("/")] or ["runs"]  # or it would look on all of the disk
+    names = [name for name in names if not name.startswith("/")] or [
+        "runs"
+    ]  # or it would look on all of the disk
     files = []
     for name in ("runs/run0/config.json", "runs/run1/metrics.csv"):
         whole = (original / "home/work" / name).read_bytes()
         if name.endswith("json") and data.draw(st.booleans()):
             config = json.loads(whole)
-            whole = json.dumps(config | {"run_name": data.draw(st.sampled_from(["x", "$_$", "\ud800"]))}).encode()
+            whole = json.dumps(
+                config | {"run_name": data.draw(st.sampled_from(["x", "$_$", "\ud800"]))}
+            ).encode()
         files.append((name, data.draw(bytes_like(whole, ["whole", "cut", "other"]))))
     words = [*names, "--out", "new", *extra]
     check(original, "compare", words, files, values_of(words, "--out"))
 
 
-SWEEP = {name: TRAIN[name] for name in ("--dataset", "--net", "--loss", "--k", "--m", "--label-noise", "--opt", "--lr")}
+SWEEP = {
+    name: TRAIN[name]
+    for name in ("--dataset", "--net", "--loss", "--k", "--m", "--label-noise", "--opt", "--lr")
+}
 SWEEP |= {"--jobs": ["2"], "--out": ["runs", "new"], "--lines": ["new", "notes.txt/x"]}
 
 

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT
-from PIL import Image
-from test_commands import commands_of, parse
+from test_commands import parse
 
 import train
 
@@ -67,6 +66,7 @@ def test_every_command_of_a_script_parses(name, tmp_path):
             parse(script, words)
 
 
+@pytest.mark.slow
 def test_the_tuned_baseline_is_three_losses_at_three_rates_over_ten_seeds(here, tmp_path, capsys):
     def jobs_of(*arguments):
         found = commands("tuned_resnet18.sh", tmp_path, *arguments)
@@ -126,46 +126,3 @@ def test_memorised_counts_what_a_net_says_of_right_and_of_wrong_labels(tmp_path,
     with pytest.raises(SystemExit) as leaving:
         memorised.main([str(tmp_path / "nowhere")])
     assert leaving.value.code == 2 and "has no last.pt" in capsys.readouterr().err
-
-
-def test_the_forest_plot_reads_the_pages_differences_and_corrects_them(tmp_path):
-    sys.path.insert(0, str(ROOT / "docs"))
-    import forest
-
-    table = """## Classifiers, study 2: x
-| − ce, 95 % interval | root k=2 | rlo |
-| --- | --- | --- |
-| 40 % | **+1.22 ± 1.04** | −0.10 ± 0.20 (tie) |
-| 60 % | +9.00 ± 1.00 | one seed |
-text | of no table
-| net | ce | focal − ce |
-| --- | --- | --- |
-| vit: `--x` | 90.00 ± 1.00 | −2.00 ± 3.00 (tie) (4 seeds) |
-## Classifiers, study 5: y
-| `worse` | seeds | − ce |
-| --- | --- | --- |
-| ce | 0 1 2 | |
-| root k = 2 | 0 1 2 | +5.42 ± 5.72 (tie) |
-## Something else
-| a | root − ce |
-| --- | --- |
-| b | +5.00 ± 1.00 |
-"""
-    rows = forest.read_page(table)
-    assert [(row, loss, d.mean, round(d.high - d.mean, 2), d.n) for _, row, loss, d in rows] == [
-        ("40 %", "root k=2", 1.22, 1.04, 10),
-        ("40 %", "rlo", -0.1, 0.2, 10),
-        ("60 %", "root k=2", 9.0, 1.0, 10),
-        ("vit", "focal", -2.0, 3.0, 4),
-        ("worse", "root k = 2", 5.42, 5.72, 5),
-    ]
-    assert [d.survives for *_, d in rows] == [False, False, True, False, False]
-    assert rows[0][3].p == pytest.approx(
-        0.0263, abs=1e-3
-    )  # t = 1.22 / 1.04 · 2.262 with 9 degrees of freedom
-    forest.draw(rows, tmp_path / "forest.png")
-    assert (tmp_path / "forest.png").read_bytes().startswith(b"\x89PNG")
-    page = forest.read_page((ROOT / "docs" / "results.md").read_text("utf-8"))
-    with Image.open(ROOT / "docs" / "images" / "forest.png") as picture:
-        assert picture.text["Description"] == forest.fingerprint(page), "run docs/forest.py"
-    assert len(page) >= 49
