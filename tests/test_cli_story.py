@@ -127,7 +127,7 @@ def test_ctrl_c_and_a_closed_output_end_predict_without_a_traceback(story, cli, 
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("data.images.decode", interrupted)
+    monkeypatch.setattr("data.workers.decode", interrupted)
     assert cli("predict.py", *words, code=130).stderr.count("\n") == 1
 
 
