@@ -50,7 +50,9 @@ class RunDirectory:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"cannot make the run directory {self.path}: {error.strerror}") from None
+            raise UserError(
+                f"cannot make the run directory {self.path}: {error.strerror}; choose another --out"
+            ) from None
         self._lock = _lock(self.path, patience)
         for leftover in self.path.glob(".*.tmp"):  # of a process that was killed while it wrote
             with suppress(OSError):

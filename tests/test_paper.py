@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
-from test_commands import PARSERS, ROOT, commands_of
+from conftest import ROOT
+from test_commands import parse
 
-import sweep
 import train
 
 SCRIPTS = sorted(path.name for path in (ROOT / "paper").glob("*.sh"))
@@ -64,16 +63,17 @@ def test_every_command_of_a_script_parses(name, tmp_path):
             flags = {word.removeprefix("--") for word in words if word.startswith("--")}
             assert flags and all(f'"{flag}"' in text or f'"--{flag}"' in text for flag in flags)
         else:
-            PARSERS[script](words)
+            parse(script, words)
 
 
+@pytest.mark.slow
 def test_the_tuned_baseline_is_three_losses_at_three_rates_over_ten_seeds(here, tmp_path, capsys):
-    sweeps = [
-        words for _, (script, *words) in commands("tuned_resnet18.sh", tmp_path) if script == "sweep.py"
-    ]
-    jobs = [job for words in sweeps for job in sweep.make_jobs(sweep.parse_args(words))]
+    def jobs_of(*arguments):
+        found = commands("tuned_resnet18.sh", tmp_path, *arguments)
+        return [job for _, (script, *words) in found if script == "sweep.py" for job in parse(script, words)]
+
     kinds = {}
-    for job in jobs:
+    for job in jobs_of():
         flags = job.flags
         kinds.setdefault((flags["loss"], flags["k_end"]), set()).add((flags["lr"], flags["seed"]))
         assert (flags["opt"], flags["weight_decay"], flags["epochs"]) == ("sgd", 5e-4, 30)
@@ -81,23 +81,18 @@ def test_the_tuned_baseline_is_three_losses_at_three_rates_over_ten_seeds(here, 
     assert all(len(runs) == 30 for runs in kinds.values())
 
     # And each loss takes two steps of the recipe, on images that need no download.
-    sweeps = [
-        w for _, (script, *w) in commands("tuned_resnet18.sh", tmp_path, "digits") if script == "sweep.py"
-    ]
-    jobs = [job for words in sweeps for job in sweep.make_jobs(sweep.parse_args(words))]
+    jobs = {(job.flags["loss"], job.flags["k_end"]): job for job in jobs_of("digits")}
     for kind in kinds:
-        job = next(job for job in jobs if (job.flags["loss"], job.flags["k_end"]) == kind)
-        cut = job.words.index("--out")  # where the sweep puts the run; --quick keeps nothing
-        train.main([*job.words[:cut], "--quick", "--bs", "64", "--threads", "1"])
+        words = jobs[kind].words
+        cut = words.index("--out")  # where the sweep puts the run; --quick keeps nothing
+        train.main([*words[:cut], "--quick", "--bs", "64", "--threads", "1"])
         said = capsys.readouterr().out
-        assert "step 2 " in said and "test accuracy" in said and "nothing is kept of --quick" in said
+        assert "step 0 of 2" in said and "--quick keeps no files" in said
 
 
-def test_the_page_on_reproduction_names_every_script_and_its_commands_parse():
+def test_the_page_on_reproduction_names_every_script():
     text = (ROOT / "docs" / "reproduction.md").read_text()
     assert {name for name in SCRIPTS if f"paper/{name}" in text} == set(SCRIPTS)
-    for script, words in commands_of(text):
-        PARSERS[script](words)
 
 
 def test_memorised_counts_what_a_net_says_of_right_and_of_wrong_labels(tmp_path, monkeypatch, capsys):
@@ -131,46 +126,3 @@ def test_memorised_counts_what_a_net_says_of_right_and_of_wrong_labels(tmp_path,
     with pytest.raises(SystemExit) as leaving:
         memorised.main([str(tmp_path / "nowhere")])
     assert leaving.value.code == 2 and "has no last.pt" in capsys.readouterr().err
-
-
-def test_the_forest_plot_reads_the_pages_differences_and_corrects_them(tmp_path):
-    sys.path.insert(0, str(ROOT / "docs"))
-    import forest
-
-    table = """## Classifiers, study 2: x
-| − ce, 95 % interval | root k=2 | rlo |
-| --- | --- | --- |
-| 40 % | **+1.22 ± 1.04** | −0.10 ± 0.20 (tie) |
-| 60 % | +9.00 ± 1.00 | one seed |
-text | of no table
-| net | ce | focal − ce |
-| --- | --- | --- |
-| vit: `--x` | 90.00 ± 1.00 | −2.00 ± 3.00 (tie) (4 seeds) |
-## Classifiers, study 5: y
-| `worse` | seeds | − ce |
-| --- | --- | --- |
-| ce | 0 1 2 | |
-| root k = 2 | 0 1 2 | +5.42 ± 5.72 (tie) |
-## Something else
-| a | root − ce |
-| --- | --- |
-| b | +5.00 ± 1.00 |
-"""
-    rows = forest.read_page(table)
-    assert [(row, loss, d.mean, round(d.high - d.mean, 2), d.n) for _, row, loss, d in rows] == [
-        ("40 %", "root k=2", 1.22, 1.04, 10),
-        ("40 %", "rlo", -0.1, 0.2, 10),
-        ("60 %", "root k=2", 9.0, 1.0, 10),
-        ("vit", "focal", -2.0, 3.0, 4),
-        ("worse", "root k = 2", 5.42, 5.72, 5),
-    ]
-    assert [d.survives for *_, d in rows] == [False, False, True, False, False]
-    assert rows[0][3].p == pytest.approx(
-        0.0263, abs=1e-3
-    )  # t = 1.22 / 1.04 · 2.262 with 9 degrees of freedom
-    forest.draw(rows, tmp_path / "forest.png")
-    assert (tmp_path / "forest.png").read_bytes().startswith(b"\x89PNG")
-    page = forest.read_page((ROOT / "docs" / "results.md").read_text("utf-8"))
-    with Image.open(ROOT / "docs" / "images" / "forest.png") as picture:
-        assert picture.text["Description"] == forest.fingerprint(page), "run docs/forest.py"
-    assert len(page) >= 49
