@@ -53,26 +53,38 @@ def main(argv=None):
 
 
 def compare(args):
-    """Read, tabulate, draw."""
-    from comparison.runs import first_of, group_runs, read_all
-    from comparison.table import changes_of, markdown, tabulate, unfinished
+    """Read, tabulate, write, draw."""
+    from comparison import plots, runs, table
 
-    changes = changes_of(args.baseline)
-    runs, epochs, notes = read_all(args.runs)
-    groups = group_runs(runs)
-    table = tabulate(runs, epochs, groups, changes, args.target)
-    if table.groups.baseline.isna().all():
+    changes = table.changes_of(args.baseline)
+    frame, notes = runs.read_all(args.runs)
+    groups = runs.group_runs(frame)
+    groups["baseline"] = table.find_baselines(groups, changes)
+    if groups.baseline.isna().all():
         message = f"no group has a baseline with {args.baseline} and otherwise equal flags"
         if args.baseline != DEFAULT_BASELINE:
-            raise UserError(f"{message}{first_of(notes)}; give another --baseline")
+            raise UserError(f"{message}{runs.first_of(notes)}; give another --baseline")
         notes.append(f"{message}: --baseline names another")
     out = open_folder(args.out)
     for note in notes:
         print(f"compare.py: {note}", file=sys.stderr)
-    write_files(out, table, runs, epochs, args)
-    print(markdown(table), end="")
-    if line := unfinished(groups, runs):
-        print(line)
+    figures = table.tabulate(frame, groups, args.target)
+    tables = table.markdown(figures, groups)
+    pictures = plots.draw_all(figures, frame, groups, out, args.format, args.baseline)
+    about = [f"The baseline is {args.baseline}.", *table.NOTES]
+    files = ["table.md (this)", "table.csv (numbers, for pandas)", "table.tex (booktabs)", *pictures]
+    pages = {
+        "table.md": f"# {len(frame)} runs in {len(groups)} groups\n\n{tables}\n## How to read it\n\n"
+        + "".join(f"- {line}\n" for line in about)
+        + f"\n## Files in {out}\n\n"
+        + "".join(f"- {name}\n" for name in files),
+        "table.csv": table.comma_separated(figures, groups),
+        "table.tex": table.latex(figures, groups),
+    }
+    for name, content in pages.items():
+        data = content.encode(errors="backslashreplace")
+        write_atomically(out / name, lambda file, data=data: file.write(data))
+    print(tables, end="")
     print(f"table.md, table.csv, table.tex and pictures are in {out}", file=sys.stderr)
 
 
@@ -87,28 +99,6 @@ def open_folder(name):
     except OSError as error:
         raise UserError(f"cannot use --out {out}: {error.strerror}; give another directory") from None
     return out
-
-
-def write_files(out, table, runs, epochs, args):
-    """The pictures and the tables, in place of those of an earlier comparison."""
-    from comparison.plots import draw_all
-    from comparison.table import NOTES, comma_separated, latex, markdown, unfinished
-
-    pictures = draw_all(table, runs, epochs, out, args.format, args.baseline)
-    about = [unfinished(table.groups, runs), f"The baseline is {args.baseline}.", *NOTES]
-    files = ["table.md (this)", "table.csv (numbers, for pandas)", "table.tex (booktabs)", *pictures]
-    pages = {
-        "table.md": f"# {len(runs)} runs in {len(table.groups)} groups\n\n{markdown(table)}\n"
-        + "## How to read it\n\n"
-        + "".join(f"- {line}\n" for line in about if line)
-        + f"\n## Files in {out}\n\n"
-        + "".join(f"- {name}\n" for name in files),
-        "table.csv": comma_separated(table, runs),
-        "table.tex": latex(table),
-    }
-    for name, content in pages.items():
-        data = content.encode(errors="backslashreplace")
-        write_atomically(out / name, lambda file, data=data: file.write(data))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import sys
 import time
 from argparse import ArgumentTypeError
 from dataclasses import dataclass
+from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -41,8 +42,6 @@ from flags import (
 
 # Flags of train.py that a sweep sets for every run, or never.
 SET_BY_SWEEP = {"out", "run_name", *flags_of(REQUEST)}
-# Loops of a sweep nest in this order, the last one turns fastest; all other flags come before them.
-FASTEST = ("dataset", "net", "label_noise", "opt", "lr", "loss", "k", "m")
 MOST_REQUEUES = 100  # of a Slurm task that its time limit stops; the run continues exactly where it was
 
 
@@ -50,14 +49,16 @@ MOST_REQUEUES = 100  # of a Slurm task that its time limit stops; the run contin
 
 
 def grid_flags():
-    """Flags of train.py that may have several values in a sweep, in the order of its loops, and whether each is a
-    switch, which takes ``on`` and ``off``."""
-    found = {}
+    """Flags of train.py that may have several values in a sweep, and whether each is a switch (``on``, ``off``).
+
+    The sweep's loops nest in this order: the seed is outermost, so that every setting has a first run early.
+    """
+    found = {"seed": False}
     for action in train_parser()._actions:
         is_switch = action.nargs == 0 and action.const is True
         if (action.nargs is None or is_switch) and action.dest not in SET_BY_SWEEP:
             found[action.dest] = is_switch
-    return {name: found[name] for name in (*sorted(found.keys() - set(FASTEST)), *FASTEST)}
+    return found
 
 
 def key_value(text):
@@ -72,10 +73,9 @@ def key_value(text):
 def sweep_parser():
     """Each of train.py's flags with one value or several, and the sweep's own."""
     parser = Parser("sweep.py", __doc__)
-    why = "m scales the loss, and Adam divides the gradient's scale out again: its runs would be the same"
     helps = {
         "k": "of root and rlo; other losses run once",
-        "m": f"likewise; several need --opt sgd: {why}",
+        "m": "likewise; several need --opt sgd, as Adam's step does not depend on m",
         "k_end": "of root; other losses run once",
     }
     # fmt: off
@@ -93,8 +93,7 @@ def sweep_parser():
     add("--launcher", choices=("here", "submitit"), default="here",
         help="here: on this machine; submitit: one Slurm array with a task a run (pip install submitit)")
     add("--slurm", type=key_value, nargs="+", metavar="KEY=VALUE",
-        help="any option of sbatch, as time=240 partition=gpu gpus_per_node=1, and array_parallelism=8 (tasks at "
-        "a time); cluster=local tries the array on this machine, all runs at once")
+        help="options of sbatch, as time=240 gpus_per_node=1, and array_parallelism=8 (tasks at a time)")
     add("--dry-run", action="store_true", help="print the commands, and run nothing")
     add("--lines", metavar="FILE", help="write a command a line to FILE, and run nothing")
     # fmt: on
@@ -223,15 +222,7 @@ def sweep(args):
     text = "".join(f"{shlex.join(['python', 'train.py', *job.words])}\n" for job in todo)
     out = jobs[0].path.parent
     if args.lines:
-        try:
-            lines = Path(args.lines)
-            if not may_replace(lines, b"python train.py"):
-                raise UserError(f"{lines} exists, and holds no lines of sweep.py")
-            write_atomically(lines, lambda file: file.write(os.fsencode(text)))
-        except UserError as error:
-            raise UserError(f"{error}; give another --lines") from None
-        except (OSError, ValueError):
-            raise UserError(f"{args.lines} is no name for a file; give another --lines") from None
+        write_lines(Path(args.lines), text)
     elif args.dry_run:
         print(text, end="")
     else:
@@ -243,18 +234,25 @@ def sweep(args):
     if args.lines or args.dry_run or not todo:
         return 0
     if args.launcher == "submitit":
-        failed = [
-            todo[i] for i in submit([job.command for job in todo], out / "slurm", dict(args.slurm or ()))
-        ]
-    else:
-        failed, signaled = run_all(todo, args.jobs)
-        if signaled:
-            left = sum(not job.is_finished() for job in todo)
-            print(f"stopped: the same command continues; {left} of {len(todo)} runs are left")
-            return 128 + signaled
+        submit([job.command for job in todo], out / "slurm", dict(args.slurm or ()))
+        return 0
+    failed, signaled = run_all(todo, args.jobs)
+    if signaled:
+        left = sum(not job.is_finished() for job in todo)
+        print(f"stopped: the same command continues; {left} of {len(todo)} runs are left")
+        return 128 + signaled
     for job in failed:
         print(f"sweep.py: failed: {job.path.name}, see {job.log}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def write_lines(path, text):
+    try:
+        if not may_replace(path, b"python train.py"):
+            raise UserError(f"{path} exists, and holds no lines of sweep.py")
+        write_atomically(path, lambda file: file.write(os.fsencode(text)))
+    except (UserError, OSError, ValueError) as error:
+        raise UserError(f"--lines: {error}; give another --lines") from None
 
 
 # Runs on this machine.
@@ -266,33 +264,30 @@ def run_all(todo, at_a_time):
     Whatever ends the sweep, it ends its runs first, and waits until they have saved.
     """
     environment = {"OMP_NUM_THREADS": str(max(1, cores() // at_a_time)), **os.environ}
-    signals, told = [], 0
+    signals = []
     for number_ in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        if signal.getsignal(number_) is not signal.SIG_IGN:  # as nohup has it
+        if signal.getsignal(number_) is not signal.SIG_IGN:  # nohup ignores SIGHUP
             signal.signal(number_, lambda n, _: signals.append(n))
-    waiting, running, failed, seconds = list(todo), {}, [], []
+    waiting, running, failed, passed_on = list(todo), {}, [], 0
+    began = time.monotonic()
     try:
         while running or (waiting and not signals):
             while waiting and not signals and len(running) < at_a_time:
                 job = waiting.pop(0)
-                running[start(job, environment)] = job, time.monotonic()
-            for number_ in signals[
-                told:
-            ]:  # each run saves and ends; told again, it does not wait for the step
-                told += 1
+                running[start(job, environment)] = job
+            for number_ in signals[passed_on:]:  # each run saves and ends; at the second it ends at once
+                passed_on += 1
                 for process in running:
                     process.send_signal(signal.SIGINT if number_ == signal.SIGINT else signal.SIGTERM)
             for process in [p for p in running if p.poll() is not None]:
-                job, began = running.pop(process)
-                seconds.append(time.monotonic() - began)
+                job = running.pop(process)
                 if process.returncode and not signals:
                     failed.append(job)
-                exit_code = f"exit {process.returncode}: " if process.returncode else ""
                 left = len(waiting) + len(running)
-                mean = sum(seconds) / len(seconds)
-                about = f" · {left} left, about {in_words(mean * left / at_a_time)}" if left else ""
-                said = f"{exit_code}{last_line(job)}"
-                print(f"{len(todo) - left}/{len(todo)}  {job.path.name}  {said}{about}", flush=True)
+                done = len(todo) - left
+                said = f"exit {process.returncode}: " * bool(process.returncode) + last_line(job)
+                mean = timedelta(seconds=round((time.monotonic() - began) / done))
+                print(f"{done}/{len(todo)}  {job.path.name}  {said} · {mean} a run, {left} left", flush=True)
             time.sleep(0.1)
     finally:
         for process in running:
@@ -306,7 +301,7 @@ def start(job, environment):
     """train.py with the job's flags, in the background; what it says goes to the end of the job's log."""
     try:
         with open(job.log, "ab") as log:
-            # In a session of its own, a Ctrl-C reaches it once, from here, and not from the terminal as well.
+            # In a session of its own, Ctrl-C reaches it once, from here, and not from the terminal as well.
             return subprocess.Popen(
                 job.command, env=environment, stdout=log, stderr=log, start_new_session=True
             )
@@ -317,13 +312,6 @@ def start(job, environment):
 def last_line(job):
     lines = job.log.read_text(encoding="utf-8", errors="replace").splitlines()
     return lines[-1] if lines else ""
-
-
-def in_words(seconds):
-    """``"40 s"``, ``"12 min"``, ``"3.5 h"``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 # Runs as tasks of a Slurm array.
@@ -340,11 +328,11 @@ class Training:
         self.words, self.process = words, None
 
     def __call__(self):
-        # Slurm signals all processes of a task; the run shall hear of it from checkpoint() alone.
-        ignore = [signal.SIGUSR1, signal.SIGUSR2]
-        self.process = subprocess.Popen(
-            self.words, preexec_fn=lambda: [signal.signal(number_, signal.SIG_IGN) for number_ in ignore]
-        )
+        def ignore():  # Slurm signals all processes of a task; the run shall hear of it from checkpoint() alone
+            signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+            signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+
+        self.process = subprocess.Popen(self.words, preexec_fn=ignore)
         try:
             while self.process.poll() is None:
                 time.sleep(0.2)
@@ -363,49 +351,33 @@ class Training:
 
 
 def submit(commands, folder, options):
-    """Submit one array with a task for each command; `options` go to sbatch as they are.
-
-    Returns the indices of the commands that failed, of ``cluster=local``; Slurm is not waited for.
-    """
+    """Submit one Slurm array with a task for each command; `options` go to sbatch as they are."""
     if not find_spec("submitit"):
         raise UserError("--launcher submitit needs the package submitit: pip install submitit")
     import cloudpickle
     import submitit
 
-    cluster, at_a_time = options.pop("cluster", "slurm"), options.pop("array_parallelism", "256")
-    if cluster not in ("slurm", "local") or not at_a_time.isdecimal():
-        raise UserError("--slurm takes cluster=slurm or cluster=local, and a number as array_parallelism")
-    if cluster == "slurm" and not shutil.which("srun"):
-        raise UserError("no Slurm here (no srun on the PATH); --slurm cluster=local tries the array here")
-    if cluster == "slurm" and "time" not in options:
+    at_a_time = options.pop("array_parallelism", "256")
+    if not at_a_time.isdecimal():
+        raise UserError(f"--slurm array_parallelism must be a number of tasks, got {at_a_time}")
+    if not shutil.which("srun"):
+        raise UserError("no Slurm here (no srun on the PATH): run where sbatch is, or without --launcher")
+    if "time" not in options:
         raise UserError("--slurm needs the time limit of a task: time=240 (minutes) or time=1-12:00:00")
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # tasks start in any directory
     try:
-        executor = submitit.AutoExecutor(folder / "%j", cluster, slurm_max_num_timeout=MOST_REQUEUES)
-        if cluster == "slurm":
-            executor.update_parameters(
-                slurm_array_parallelism=int(at_a_time), slurm_additional_parameters=options
-            )
-        else:  # a month; no GPU is visible unless asked for
-            executor.update_parameters(timeout_min=43200, gpus_per_node=int(options.get("gpus_per_node", 0)))
-        executor.update_parameters(name="sweep")
+        executor = submitit.SlurmExecutor(folder / "%j", max_num_timeout=MOST_REQUEUES)
+        executor.update_parameters(
+            job_name="sweep", array_parallelism=int(at_a_time), additional_parameters=options
+        )
         with executor.batch():
             tasks = [executor.submit(Training(words)) for words in commands]
     except OSError as error:
         raise UserError(f"cannot use {folder}: {error.strerror}; give another --out") from None
     except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
         raise UserError(f"sbatch refuses: {error}") from None
-    if cluster == "local":
-        for number_ in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number_, lambda n, _: sys.exit(128 + n))
-        try:
-            return [i for i, task in enumerate(tasks) if task.exception() is not None]
-        finally:
-            for task in tasks:
-                task.cancel()
     print(f"submitted {len(tasks)} runs as job {tasks[0].job_id.partition('_')[0]}; logs in {folder}")
     print("the same command submits again what is not finished; squeue shows it, scancel ends it")
-    return []
 
 
 if __name__ == "__main__":

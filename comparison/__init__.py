@@ -1,7 +1,1 @@
-"""What compare.py is made of. No torch.
-
-runs        run directories in, a frame of runs and one of their epochs out
-statistics  means, intervals, differences
-table       the figures of each group: for people, pandas and papers
-plots       the pictures
-"""
+"""What compare.py is made of: `runs` reads, `statistics` counts, `table` and `plots` show."""
