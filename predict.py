@@ -10,6 +10,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # PYTHONSAFEPATH=1 leaves it out
+
 from common import Parser, UserError, may_replace, number, one_line_errors, pick_device
 
 HEADER = b"image,class1,"  # how the tables of this program begin

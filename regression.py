@@ -13,6 +13,8 @@ import math
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # PYTHONSAFEPATH=1 leaves it out
+
 from common import EXIT_DIVERGED, Parser, UserError, number, one_line_errors
 from logreg import LARGEST_HESSIAN, NAMES, OPTIMIZERS, STEPPED
 

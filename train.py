@@ -11,11 +11,14 @@ torchrun --nproc_per_node=8 train.py --dataset food-101 --bs 4096  8 GPUs, one m
 import math
 import os
 import re
+import sys
 import tempfile
 import time
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # PYTHONSAFEPATH=1 leaves it out
 
 # torch and everything that needs it is imported in functions, so that --help and mistakes answer at once.
 from common import EXIT_DIVERGED, UserError, cores, one_line_errors
