@@ -19,6 +19,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+NO_LOCKS = {
+    errno.ENOLCK,
+    errno.ENOSYS,
+    errno.EOPNOTSUPP,
+}  # what NFS, Lustre and FUSE say where they have no locks
 EXIT_USAGE = 2
 EXIT_DIVERGED = 3
 

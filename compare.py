@@ -10,6 +10,8 @@ python compare.py runs --out paper --format pdf               pictures for print
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # PYTHONSAFEPATH=1 leaves it out
+
 from common import Parser, UserError, may_replace, number, one_line_errors, write_atomically
 
 DEFAULT_BASELINE = "loss=ce"

@@ -10,9 +10,12 @@ import importlib.util
 import io
 import json
 import logging
+import sys
 import tempfile
 import warnings
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # PYTHONSAFEPATH=1 leaves it out
 
 from common import Parser, UserError, one_line, one_line_errors, write_atomically
 

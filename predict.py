@@ -8,8 +8,9 @@ python predict.py runs/NAME photos --top 1 --csv out.csv          a row an image
 import csv
 import sys
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # PYTHONSAFEPATH=1 leaves it out
 
 from common import Parser, UserError, may_replace, number, one_line_errors, pick_device
 
@@ -26,7 +27,7 @@ def parse_args(argv=None):
     add("--csv", default="", metavar="FILE", help="write CSV there (default: a table on a terminal, else CSV)")
     add("--raw", action="store_true", help="plain softmax, not corrected for the loss (docs/losses.md)")
     add("--bs", type=number(int, 1, 10**6), default=128, metavar="N", help="images at a time")
-    add("--workers", type=number(int, 0, 1024), default=2, metavar="N", help="threads that decode")
+    add("--workers", type=number(int, 0, 1024), default=2, metavar="N", help="processes that decode")
     add("--device", choices=("auto", "cuda", "cpu", "mps"), default="auto", help="what to compute on")
     # fmt: on
     return parser.parse_args(argv)
@@ -50,6 +51,7 @@ def predict(args):
     """Write a row for each image, as they come; returns what is wrong with those that cannot be read."""
     import torch
 
+    from data.workers import decoded
     from models import ModelError, load_run, net_facts, read_info
     from models.run import weights_file
 
@@ -68,26 +70,16 @@ def predict(args):
     if args.top > len(class_names):
         raise ModelError(f"--top {args.top}: the net knows {len(class_names)} classes")
 
-    def read(path):
-        """The pixels of a file, or the reason why there are none."""
-        try:
-            return transform(path)
-        except UserError as error:
-            return str(error)
-
     unreadable = []
     with Writer(args.csv, args.top) as write, torch.inference_mode():
-        for some, images in read_ahead(read, paths, args.bs, args.workers):
-            unreadable += [image for image in images if isinstance(image, str)]
-            good = [
-                (path, image) for path, image in zip(some, images, strict=True) if not isinstance(image, str)
-            ]
-            if not good:
+        for indices, pixels, problems in decoded(paths, transform.square, args.bs, args.workers):
+            unreadable += problems.values()
+            if not indices:
                 continue
-            pixels = torch.cat([image for _, image in good]).to(device, memory_format=layout)
-            best = (scale * net(pixels).float()).softmax(1).topk(args.top)
-            for (path, _), p, classes in zip(good, best.values.tolist(), best.indices.tolist(), strict=True):
-                write(path, [(class_names[c], x) for c, x in zip(classes, p, strict=True)])
+            images = transform.normalise(pixels).to(device, memory_format=layout)
+            best = (scale * net(images).float()).softmax(1).topk(args.top)
+            for i, p, classes in zip(indices, best.values.tolist(), best.indices.tolist(), strict=True):
+                write(paths[i], [(class_names[c], x) for c, x in zip(classes, p, strict=True)])
     return unreadable
 
 
@@ -107,22 +99,6 @@ def image_files(names):
     if left_out:  # HEIC, say, which Pillow does not read
         say(f"left out for their suffix: {suffixes(left_out)}")
     return paths
-
-
-def read_ahead(read, paths, batch_size, threads):
-    """Yield (paths, what `read` makes of them), a batch at a time; the next batch is read meanwhile.
-
-    Threads suffice, since Pillow decodes without Python's lock, and they need neither shared memory nor pickling.
-    """
-    batches = [paths[i : i + batch_size] for i in range(0, len(paths), batch_size)]
-    pool = ThreadPoolExecutor(max(1, threads))
-    try:
-        coming = [pool.submit(read, path) for path in batches[0]]
-        for batch, following in zip(batches, [*batches[1:], []], strict=True):
-            now, coming = coming, [pool.submit(read, path) for path in following]
-            yield batch, [future.result() for future in now]
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 class Writer:

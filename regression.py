@@ -13,6 +13,8 @@ import math
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # PYTHONSAFEPATH=1 leaves it out
+
 from common import EXIT_DIVERGED, Parser, UserError, number, one_line_errors
 from logreg import LARGEST_HESSIAN, NAMES, OPTIMIZERS, STEPPED
 
@@ -104,6 +106,8 @@ def parse_args(argv=None):
         misplaced = flags("test_file", "target", "header", "sep", "decimal", "drop")
         if misplaced:
             parser.error(f"{misplaced} goes with a file as --dataset, not with {args.dataset}")
+    if args.decimal == "," and args.sep in (None, ","):
+        parser.error("--decimal , needs another mark between the cells: give --sep, as in --sep semicolon")
     idle = [
         (args.dataset != "synthetic" and flags("n", "d", "margin", "condition"), "synthetic data only"),
         (args.test_file is not None and flags("test_size"), "a file without --test-file"),
@@ -138,7 +142,15 @@ def make_runs(args):
                     yield run | {"method": method, "optimizer": label, "lr": lr}
 
 
-def execute(run, dataset, args):
+def start_of(run, earlier):
+    """Where a run begins: root, which is not convex, at the logistic solution of its l2, others at zero (None)."""
+    if run["loss"] != "root":
+        return None
+    logistic = [other for other in earlier if (other["loss"], other["l2"]) == ("logistic", run["l2"])]
+    return min(logistic, key=lambda other: other["row"]["gradient_norm"])["result"].w
+
+
+def execute(run, dataset, args, start=None):
     """The run with its `problem`, its `result`, and its `row` of the table."""
     from tqdm import tqdm
 
@@ -154,8 +166,9 @@ def execute(run, dataset, args):
     # disable=None: only on a terminal
     with tqdm(total=args.max_iter, desc=description, leave=False, disable=None, delay=0.5) as bar:
         result = minimize(
-            run["method"], problem, tol=args.tol, max_iter=args.max_iter, lr=step, on_iterate=bar.update
-        )
+            run["method"], problem, tol=args.tol, max_iter=args.max_iter, lr=step, start=start,
+            on_iterate=bar.update,
+        )  # fmt: skip
     margin, norm = problem.smallest_margin(result.w), problem.norm(result.w)
     # On separable data the loss falls for ever, and its gradient, too: a small one is then no sign of a minimum,
     # unless the penalty's own part of it is large enough to be seen.
@@ -226,7 +239,7 @@ def study(args, dataset, out, notes):
     print(results.header())
     runs = []
     for run in make_runs(args):
-        runs.append(execute(run, dataset, args))
+        runs.append(execute(run, dataset, args, start_of(run, runs)))
         print(results.line(runs[-1]["row"]), flush=True)
     for line in results.notes([run["row"] for run in runs], args.tol):
         print(line)

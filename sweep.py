@@ -25,6 +25,8 @@ from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # PYTHONSAFEPATH=1 leaves it out
+
 from common import Parser, UserError, cores, may_replace, number, one_line_errors, write_atomically
 from engine.run_directory import is_finished, read_config
 from flags import (

@@ -11,11 +11,14 @@ torchrun --nproc_per_node=8 train.py --dataset food-101 --bs 4096  8 GPUs, one m
 import math
 import os
 import re
+import sys
 import tempfile
 import time
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # PYTHONSAFEPATH=1 leaves it out
 
 # torch and everything that needs it is imported in functions, so that --help and mistakes answer at once.
 from common import EXIT_DIVERGED, UserError, cores, one_line_errors
@@ -221,21 +224,26 @@ def build_data(args, world, info, config):
     )  # fmt: skip
     check_batch(args, world)
     data = build_data(args.dataset, args.data_dir, size or 0, args.bs, world.device, options)
-    now = data.facts()
-    changed = [what for what in ("fingerprint", "labels") if before.get(what, now[what]) != now[what]]
-    if changed:
-        counts = ((split, before.get(split), now[split]) for split in ("training", "test"))
-        differences = [
-            f"{then} {split} images became {today}" for split, then, today in counts if then != today
-        ]
-        what = " and ".join(differences) or (
-            "files or pixels changed" if "fingerprint" in changed else "the training labels changed"
-        )
-        other = f"; to test other data, use --eval-only --checkpoint {args.resume}/best.pt" * args.eval_only
-        raise UserError(
-            f"{args.dataset} is not the data that the run in {args.resume} has begun with: {what}{other}"
-        )
+    refuse_other_data(args, before, data.facts())
     return data
+
+
+def refuse_other_data(args, before, now):
+    """Raise unless a run continues, or is tested, on the data that it began with."""
+    same_data, same_labels = (before.get(what, now[what]) == now[what] for what in ("fingerprint", "labels"))
+    if same_data and same_labels:
+        return
+    counts = ((split, before.get(split), now[split]) for split in ("training", "test"))
+    changed = " and ".join(
+        f"{then} {split} images became {today}" for split, then, today in counts if then != today
+    )
+    what = changed or ("the training labels changed" if same_data else "files or pixels changed")
+    other = (
+        f"; to test other data, use --eval-only --checkpoint {args.resume}/best.pt" if args.eval_only else ""
+    )
+    raise UserError(
+        f"{args.dataset} is not the data that the run in {args.resume} has begun with: {what}{other}"
+    )
 
 
 def check_batch(args, world):

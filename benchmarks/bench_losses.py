@@ -6,6 +6,7 @@ python benchmarks/bench_losses.py --mode eager --threads 1
 """
 
 import statistics
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -28,24 +29,10 @@ def parse_args(argv=None):
     return p.parse_args(argv)
 
 
-def losses(k, m):
-    """The contenders, each a function of logits and labels."""
-
-    def textbook(logits, labels):
-        """The root loss as it is written down: by way of the probability, which underflows."""
-        p = logits.softmax(1).gather(1, labels[:, None])
-        return (m * (1 - p ** (1 / k))).mean()
-
-    def bind(loss):
-        return lambda logits, labels: loss(logits, labels, k, m)
-
-    def cross_entropy(logits, labels):
-        return F.cross_entropy(logits, labels)
-
-    return {
-        "ce": cross_entropy, "root": bind(root_loss), "rlo": bind(rlo_loss),
-        "focal": lambda logits, labels: focal_loss(logits, labels), "pow": textbook,
-    }  # fmt: skip
+def textbook(logits, labels, k, m):
+    """The root loss as it is written down: through the probability, which underflows."""
+    p = logits.softmax(1).gather(1, labels[:, None])
+    return (m * (1 - p ** (1 / k))).mean()
 
 
 def measure(args, device, mode, classes):
@@ -62,18 +49,21 @@ def measure(args, device, mode, classes):
 
         return forward_and_backward
 
-    functions = losses(args.k, args.m)
+    losses = {"ce": F.cross_entropy, "focal": focal_loss}
+    rooted = {"root": root_loss, "rlo": rlo_loss, "pow": textbook}
+    losses |= {name: partial(loss, k=args.k, m=args.m) for name, loss in rooted.items()}
     if mode == "compiled":
-        functions = {name: torch.compile(f, fullgraph=True, dynamic=False) for name, f in functions.items()}
-    contenders = {name: step(f) for name, f in functions.items()}
+        losses = {name: torch.compile(f, fullgraph=True, dynamic=False) for name, f in losses.items()}
+    contenders = {name: step(loss) for name, loss in losses.items()}
     times = take_turns(contenders, args.rounds, device, calls=4, warm_up=max(1, args.rounds // 10))
-    row = {"classes": classes, "mode": mode}
-    for name, spent in times.items():
-        row[name] = {"median_us": 1e6 * statistics.median(spent), "fastest_us": 1e6 * min(spent)}
-    for name in times:
-        ratio, best = (row[name][key] / row["ce"][key] for key in ("median_us", "fastest_us"))
-        row[name] |= {"ratio": ratio, "ratio_of_fastest": best}
-    return row
+    medians, fastest = ({n: 1e6 * of(spent) for n, spent in times.items()} for of in (statistics.median, min))
+    return {"classes": classes, "mode": mode} | {
+        name: {
+            "median_us": medians[name], "fastest_us": fastest[name],
+            "ratio": medians[name] / medians["ce"], "ratio_of_fastest": fastest[name] / fastest["ce"],
+        }
+        for name in times
+    }  # fmt: skip
 
 
 def main(argv=None):

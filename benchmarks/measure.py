@@ -1,4 +1,4 @@
-"""What the benchmarks share: contenders that take turns, a table, JSON, and images to feed."""
+"""What the benchmarks share: contenders that take turns, a table, JSON, random images, and train.py's own steps."""
 
 import json
 import os
@@ -8,34 +8,33 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import flags
+import train
 from common import Parser, fail, number
 from data.registry import DATASETS, Dataset
 from data.source import Source, Split
+from engine.checkpoint import Progress
+from engine.world import World
 
 
 def parser(prog, documentation):
     """A parser with the flags that all benchmarks have."""
     p = Parser(prog, documentation)
     p.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto", help="what to measure on")
-    p.add_argument(
-        "--threads",
-        type=number(int, 0),
-        default=0,
-        metavar="N",
-        help="of torch on the CPU (default: its own)",
-    )
+    p.add_argument("--threads", type=number(int, 0), default=0, metavar="N", help="CPU threads (0: torch's)")
     p.add_argument("--json", default="", metavar="FILE", help="write the figures there; - prints them only")
     return p
 
 
 def prepare(args, prog):
-    """Set the threads; give the device."""
+    """Set the threads; return the device."""
     if args.threads:
         torch.set_num_threads(args.threads)
     if args.device == "cuda" and not torch.cuda.is_available():
@@ -45,7 +44,7 @@ def prepare(args, prog):
 
 
 def wait(device):
-    """Until the device has done what it was given."""
+    """Wait until the device has done its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -62,7 +61,7 @@ def seconds(function, device, *args):
 def take_turns(contenders, rounds, device, calls=1, warm_up=1, least=0.0):
     """Seconds for one call of each contender, who take turns in a new order every round.
 
-    A machine that is busy for a while is then so for all of them, and none always follows the same other.
+    A machine that is busy for a while is then busy for all of them, and none always follows the same other.
 
     Parameters
     ----------
@@ -71,7 +70,7 @@ def take_turns(contenders, rounds, device, calls=1, warm_up=1, least=0.0):
         Turns that count, and turns before them.
     device : torch.device
     calls : int
-        That a figure is the mean of.
+        Each figure is the mean of this many calls.
     least : float
         Seconds that a turn lasts at least; a turn may have many figures.
 
@@ -79,31 +78,31 @@ def take_turns(contenders, rounds, device, calls=1, warm_up=1, least=0.0):
     -------
     dict of str to list of float
     """
+
+    def figure(function):
+        def repeat():
+            for _ in range(calls):
+                function()
+
+        return seconds(repeat, device) / calls
+
     times = {name: [] for name in contenders}
     order, shuffle = list(contenders), random.Random(0).shuffle
     for turn in range(warm_up + rounds):
         shuffle(order)
         for name in order:
-            spent = [seconds(repeat, device, contenders[name], calls) / calls]
+            spent = [figure(contenders[name])]
             while turn >= warm_up and sum(spent) * calls < least:
-                spent.append(seconds(repeat, device, contenders[name], calls) / calls)
+                spent.append(figure(contenders[name]))
             times[name] += spent if turn >= warm_up else []
     return times
-
-
-def repeat(function, calls):
-    """Call `function` so often."""
-    for _ in range(calls):
-        function()
 
 
 def machine(device):
     """What the figures hold for: device, threads, versions."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{os.cpu_count()} CPU cores"
-    return (
-        f"{name}, {torch.get_num_threads()} thread(s), Python {platform.python_version()}, "
-        f"torch {torch.__version__}"
-    )
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}"
+    return f"{name}, {torch.get_num_threads()} thread(s), {versions}"
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,6 @@ class Column:
 
 def report(prog, title, rows, columns, device, json_file):
     """Print `rows` (dicts) as a Markdown table; with a JSON file all of their figures, unrounded."""
-    rows = list(rows)
     results = {"benchmark": prog, "command": sys.argv, "machine": machine(device), "rows": rows}
     text = json.dumps(results, indent=1)
     if json_file == "-":
@@ -148,17 +146,44 @@ class RandomImages(Dataset):
     count: int = 0
 
     def load(self, name, root, options):
-        rng = np.random.default_rng(0)
-        classes = min(10, self.count)
-        train, test = (
-            Split(
-                np.arange(n) % classes, images=rng.integers(0, 256, (n, 3, *[self.native_size] * 2), np.uint8)
-            )
-            for n in (self.count, 64)
-        )
-        return Source(train, test, [str(c) for c in range(classes)], common_size=self.native_size)
+        rng, classes, size = np.random.default_rng(0), min(10, self.count), self.native_size
+
+        def split(n):
+            images = rng.integers(0, 256, (n, 3, size, size), np.uint8)
+            return Split(np.arange(n) % classes, images=images)
+
+        return Source(split(self.count), split(64), [str(c) for c in range(classes)], common_size=size)
 
 
 def register_random_images(count, size):
     """Make ``random`` a data set, of 10 classes, that ``build_data`` and ``train.py`` know."""
     DATASETS["random"] = RandomImages("", size, mean=(0.5,) * 3, std=(0.25,) * 3, count=count)
+
+
+NO_SIGNAL = SimpleNamespace(requested=False)
+
+
+class Training:
+    """What train.py builds from `words`, its flags, and its epochs and tests, without a run on disk."""
+
+    def __init__(self, words):
+        self.args, typed = flags.parse([str(word) for word in words])
+        train.settle_flags(self.args, typed)
+        self.world = World(self.args.device)
+        self.data = train.build_data(self.args, self.world, None, {})
+        loss = train.build_loss(self.args, self.data, None).to(self.world.device)
+        net = train.build_net(self.args, self.data, "", self.world.device)
+        self.trainer = train.build_trainer(self.args, net, loss, self.data, self.world)
+
+    def epoch(self, number=0, steps=0, batches=None):
+        """Train for an epoch, or for its first `steps`; mean loss, accuracy and images."""
+        batches = batches or self.data.train
+        at = Progress(epoch=number, step=number * len(batches))
+        self.args.max_steps = at.step + steps if steps else 0
+        self.trainer.meter.reset()
+        run = SimpleNamespace(due=lambda step: False)
+        return train.train_epoch(self.trainer, batches, at, run, NO_SIGNAL, self.args, None)
+
+    def test(self, averaged=False, batches=None):
+        """The scores of a test, its logits and its labels."""
+        return train.evaluate(self.trainer, batches or self.data.test, NO_SIGNAL, averaged=averaged)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -105,9 +106,41 @@ def randaugment(images: Tensor, ops: Tensor) -> Tensor:
     return images
 
 
-def _move(images: Tensor, *, translate=(0, 0), shear=(0.0, 0.0)) -> Tensor:
+def _move(images: Tensor, **how) -> Tensor:
+    """Each pixel from where torchvision's affine transformation by `how` finds it; black from outside."""
+    height, width = images.shape[-2:]
+    source = _sources(
+        height, width, images.device, **{"translate": (0, 0), "angle": 0.0, "shear": (0.0, 0.0)} | how
+    )
+    with_black = torch.nn.functional.pad(images.flatten(2), (1, 0))
+    return with_black.index_select(2, source).view(images.shape)
+
+
+@lru_cache(maxsize=64)
+def _sources(height: int, width: int, device: torch.device, translate, angle: float, shear) -> Tensor:
+    """For each pixel 1 + the place it comes from, 0 from outside, shape (height · width,).
+
+    Made once, on the CPU, since torchvision makes the host wait for a GPU.
+    """
+    numbered = torch.arange(1.0, height * width + 1).view(1, height, width)
     centre = [0.0, 0.0] if any(shear) else None
-    return F.affine(images, angle=0.0, translate=list(translate), scale=1.0, shear=list(shear), center=centre)
+    moved = F.affine(
+        numbered, angle=angle, translate=list(translate), scale=1.0, shear=list(shear), center=centre
+    )
+    return moved.flatten().long().to(device, non_blocking=True)
+
+
+def _sharpen(images: Tensor, factor: float) -> Tensor:
+    """``F.adjust_sharpness``, bit for bit; that copies the blur's kernel to a GPU, and the host waits."""
+    if min(images.shape[-2:]) <= 2:
+        return images
+    kernel = torch.full((3, 1, 3, 3), 1 / 13, device=images.device)
+    kernel[..., 1, 1].fill_(5 / 13)
+    out = images.float()
+    inner = out[..., 1:-1, 1:-1]
+    blurred = torch.nn.functional.conv2d(out, kernel, groups=3).round_()
+    inner.add_(blurred.sub_(inner), alpha=1 - factor)
+    return out.clamp_(0, 255).to(torch.uint8)
 
 
 # The paper's magnitude of a shear is the matrix entry, torchvision's is the angle.
@@ -119,11 +152,11 @@ _APPLY: dict[str, Callable[[Tensor, int], Tensor]] = {
     "ShearY": lambda x, sign: _move(x, shear=(0.0, sign * _SHEAR)),
     "TranslateX": lambda x, sign: _move(x, translate=(sign * int(_SHIFT * x.shape[-1]), 0)),
     "TranslateY": lambda x, sign: _move(x, translate=(0, sign * int(_SHIFT * x.shape[-2]))),
-    "Rotate": lambda x, sign: F.rotate(x, sign * 30.0 * _STRENGTH),
+    "Rotate": lambda x, sign: _move(x, angle=-sign * 30.0 * _STRENGTH),
     "Brightness": lambda x, sign: F.adjust_brightness(x, 1 + sign * _FACTOR),
     "Color": lambda x, sign: F.adjust_saturation(x, 1 + sign * _FACTOR),
     "Contrast": lambda x, sign: F.adjust_contrast(x, 1 + sign * _FACTOR),
-    "Sharpness": lambda x, sign: F.adjust_sharpness(x, 1 + sign * _FACTOR),
+    "Sharpness": lambda x, sign: _sharpen(x, 1 + sign * _FACTOR),
     "Posterize": lambda x, _: F.posterize(x, _BITS),
     "Solarize": lambda x, _: F.solarize(x, _SOLARIZE),
     "AutoContrast": lambda x, _: F.autocontrast(x),

@@ -392,4 +392,5 @@ def _augmentation(size: int, flip: bool, options: DataOptions) -> str:
     crops = f"shifted by up to {pad_of(size)} px"
     if size > SMALL:
         crops = f"random crops of {smallest:g} to {largest:g} % of each image"
-    return f"{crops}{', flipped' if flip else ''}{', RandAugment' if options.randaug else ''}"
+    flipped = ", flipped" + (" in every other epoch" if size <= SMALL else "") if flip else ""
+    return f"{crops}{flipped}{', RandAugment' if options.randaug else ''}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -91,13 +92,17 @@ class Loader:
     def _batches(self, epoch: int, parts) -> Iterator[tuple[Tensor, Tensor]]:
         n, device = len(self._labels), self._labels.device
         order = plan.permutation(n, self._seed, epoch) if self._shuffled else torch.arange(n)
-        draws = None if self._draws is None else plan.draw(n, self._seed, epoch, **self._draws)
+        draws = None if self._draws is None else self._drawn(epoch, order)
         # one copy an epoch, so that no batch has to wait for its own
         order_here, draws_here = order.to(device, non_blocking=True), draws and draws.to(device)
         images = self._images(epoch, order, draws, parts)
         for (first, last), batch in zip(parts, images, strict=True):
             drawn = None if draws_here is None else draws_here[first:last]
             yield self._transform(batch, drawn), self._labels[order_here[first:last]]
+
+    def _drawn(self, epoch: int, order: Tensor) -> plan.Draws:
+        """The augmentation of each position of the epoch."""
+        return plan.draw(len(order), self._seed, epoch, **self._draws)
 
     def _images(self, epoch: int, order: Tensor, draws: plan.Draws | None, parts) -> Iterator[Tensor]:
         """The parts' images on the device, uint8, cropped as drawn."""
@@ -114,6 +119,12 @@ class ArrayLoader(Loader):
         super().__init__(*args, **options)
         self._images_, self._pad = images, pad
         self._upload = Uploader(self._labels.device)
+
+    def _drawn(self, epoch, order):
+        draws = super()._drawn(epoch, order)
+        if draws.flip is None:
+            return draws
+        return replace(draws, flip=plan.alternating_flip(order, self._seed, epoch))
 
     def _images(self, epoch, order, draws, parts):
         size, place = self._images_.shape[-1] - 2 * self._pad, self._images_.device

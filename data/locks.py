@@ -10,7 +10,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
-_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+from common import NO_LOCKS
+
 _READ_ONLY = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOSPC}
 _log = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ def alone_in(folder: Path) -> Iterator[None]:
         lock.acquire()
     except (OSError, NotImplementedError) as error:
         number = getattr(error, "errno", errno.ENOSYS)
-        if number in _NO_LOCKS:
+        if number in NO_LOCKS:
             _log.warning("%s cannot be locked: do not start several first runs at once", folder)
         elif number not in _READ_ONLY:
             raise

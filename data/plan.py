@@ -91,6 +91,15 @@ def draw(num_samples: int, seed: int, epoch: int, *, pad: int, flip: bool, randa
     return Draws(top, left, mirrored, ops)
 
 
+def alternating_flip(order: torch.Tensor, seed: int, epoch: int) -> torch.Tensor:
+    """Whether the image at each position of an epoch is mirrored, bool: at random in the first, then in turn.
+
+    Every image is seen from both sides in any two epochs (Jordan 2024, arXiv 2404.00498). `order` has the images.
+    """
+    first = torch.randint(2, (len(order),), generator=generator("flip", seed)).bool()
+    return first[order] ^ (epoch % 2 == 1)
+
+
 def crop_keys(num_samples: int, seed: int, epoch: int) -> torch.Tensor:
     """What `crop_box` takes for each position of an epoch, int64 of shape (num_samples,)."""
     return torch.randint(2**62, (num_samples,), generator=generator("crop", seed, epoch))

@@ -160,8 +160,7 @@ class Decoder:
 
     def _started(self) -> Iterator:
         """``iter(loader)``; signals that stop a run reach new workers once they are ready for them."""
-        # as many as torch needs: where they cannot be had it would leave a traceback behind
-        _ = [multiprocessing.Queue() for _ in range(self._workers + 1)], multiprocessing.Event()
+        _try_queues(self._workers)
         before = set(multiprocessing.active_children())
         on_child = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING) if on_child is not None else None
@@ -185,6 +184,11 @@ class Decoder:
         """End the workers; the next pass would start new ones."""
         self._processes.clear()
         _forget_workers(self._loader)
+
+
+def _try_queues(workers: int) -> None:
+    """Make what torch's loader will make: where that fails, it leaves half of itself behind, and a traceback."""
+    _ = [multiprocessing.Queue() for _ in range(workers + 1)], multiprocessing.Event()
 
 
 def _forget_workers(loader: DataLoader) -> None:

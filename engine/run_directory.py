@@ -15,7 +15,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 import common
-from common import OKABE_ITO, UserError, write_atomically
+from common import NO_LOCKS, OKABE_ITO, UserError, write_atomically
 
 COLUMNS = (
     "epoch", "step", "train_loss", "train_acc", "test_loss", "test_acc", "lr", "epoch_seconds",
@@ -24,7 +24,6 @@ COLUMNS = (
 # TensorBoard shows tags with one first word together.
 GROUPS = {"loss": "loss", "acc": "accuracy", "nll": "likelihood", "ece": "calibration"}
 LARGEST_SHARE_OF_DRAWING = 0.05  # of the time; matplotlib takes longer the more epochs there are
-NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 # Data workers hold the lock of a training that was killed until they see that it is gone.
 SECONDS_FOR_ORPHANS = 8
 
@@ -51,7 +50,9 @@ class RunDirectory:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"cannot make the run directory {self.path}: {error.strerror}") from None
+            raise UserError(
+                f"cannot make the run directory {self.path}: {error.strerror}; choose another --out"
+            ) from None
         self._lock = _lock(self.path, patience)
         for leftover in self.path.glob(".*.tmp"):  # of a process that was killed while it wrote
             with suppress(OSError):

@@ -5,9 +5,13 @@ import signal
 import sys
 from contextlib import contextmanager
 
+PATIENCE = 30  # seconds that a loop may take to ask whether a signal has come
+
 
 class Stop:
     """Outside of :meth:`deferred` a signal ends the process at once; inside, it is only noted.
+
+    A loop that does not ask for it within ``PATIENCE`` hangs, for a file on a dead disk, say: then the signal ends it.
 
     The exit code is the shell's, 128 + the signal's number: 143 for SIGTERM, 130 for SIGINT. A second
     signal does not wait for the step, unless torchrun is in between: it passes signals on that the process
@@ -22,8 +26,13 @@ class Stop:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
 
+        if hasattr(signal, "SIGALRM"):
+            signal.signal(signal.SIGALRM, lambda *_: self.leave())
+
     @property
     def requested(self) -> bool:
+        if self.exit_code and hasattr(signal, "alarm"):
+            signal.alarm(0)
         return self.exit_code != 0
 
     def _on_signal(self, number: int, frame) -> None:
@@ -33,6 +42,8 @@ class Stop:
         self.exit_code = 128 + number
         if (again and not self._patient) or not self._deferred:
             sys.exit(self.exit_code)
+        if hasattr(signal, "alarm"):
+            signal.alarm(PATIENCE)
 
     def leave(self) -> None:
         """End the program with the signal's exit code; another process may have had the signal."""

@@ -1,32 +1,19 @@
 #!/usr/bin/env python
-"""A rooted loss in a LightningModule.
+"""A rooted loss in a LightningModule, on scikit-learn's digits."""
 
-python examples/lightning_module.py
-python examples/lightning_module.py --k 1.5 --epochs 20
-"""
+import lightning  # pip install lightning scikit-learn
+import torch
+from sklearn.datasets import load_digits
+from torch.utils.data import DataLoader, TensorDataset, random_split
 
-import argparse
-import sys
-
-try:
-    import lightning
-    import torch
-    from sklearn.datasets import load_digits
-    from torch.utils.data import DataLoader, TensorDataset, random_split
-
-    from rooted_loss import RootLoss
-except ImportError as error:
-    print(
-        f"{error}: pip install lightning scikit-learn; for rooted_loss, pip install . here", file=sys.stderr
-    )
-    sys.exit(2)
+from rooted_loss import RootLoss  # pip install .
 
 
 class Digits(lightning.LightningModule):
-    def __init__(self, k):
+    def __init__(self):
         super().__init__()
         self.net = torch.nn.Sequential(torch.nn.Linear(64, 256), torch.nn.ReLU(), torch.nn.Linear(256, 10))
-        self.criterion = RootLoss(k=k, m=k)  # before: torch.nn.CrossEntropyLoss()
+        self.criterion = RootLoss(k=3, m=3)  # before: torch.nn.CrossEntropyLoss()
 
     def training_step(self, batch, _):
         images, labels = batch
@@ -42,26 +29,14 @@ class Digits(lightning.LightningModule):
         return torch.optim.Adam(self.parameters(), lr=1e-3)
 
 
-def main():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    p.add_argument("--k", type=float, default=3.0, help="the root; m is the same")
-    p.add_argument("--epochs", type=int, default=10)
-    args = p.parse_args()
+if __name__ == "__main__":
     lightning.seed_everything(0)
     images, labels = map(torch.as_tensor, load_digits(return_X_y=True))
     train, test = random_split(TensorDataset(images.float() / 16, labels), [1400, 397])
-    try:
-        module = Digits(args.k)
-    except ValueError as error:
-        p.exit(2, f"lightning_module.py: {error}\n")
     trainer = lightning.Trainer(
-        max_epochs=args.epochs, logger=False, enable_checkpointing=False, enable_progress_bar=False
+        max_epochs=10, logger=False, enable_checkpointing=False, enable_progress_bar=False
     )
+    module = Digits()
     trainer.fit(module, DataLoader(train, 64, shuffle=True))
-    print(
-        f"test accuracy {trainer.validate(module, DataLoader(test, 397), verbose=False)[0]['accuracy']:.1%}"
-    )
-
-
-if __name__ == "__main__":
-    main()
+    (scores,) = trainer.validate(module, DataLoader(test, 397), verbose=False)
+    print(f"test accuracy {scores['accuracy']:.1%}")

@@ -180,7 +180,8 @@ def _check(name, X, classes):
         raise UserError(f"{name}: one class only ({str(classes[0])!r:.40}), two are needed; give --target")
     if len(classes) > max(2, len(X) // 2):
         raise UserError(
-            f"{name}: the target has {len(classes)} values in {len(X)} samples: no class; give --target"
+            f"{name}: the target has {len(classes)} values in {len(X)} samples, too many for classes; give another "
+            "--target"
         )
 
 

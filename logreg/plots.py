@@ -92,7 +92,7 @@ def plot_convergence(path, runs, x, title):
                 (np.array(result.gradient_norms), np.array(result.values) - lowest[name]),
                 strict=True,
             ):
-                # Below 1e-16 is rounding. The start has no place on a logarithmic axis, and is the same for all.
+                # Below 1e-16 is rounding. The start, 0 iterations, has no place on a logarithmic axis.
                 shown = (y > 1e-16) & np.isfinite(y) & (steps > 0)
                 axis.loglog(steps[shown], y[shown], label=name, **_style(run["loss"], run["index"]))
         for axis in axes.flat:

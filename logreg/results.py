@@ -66,11 +66,15 @@ def notes(rows, tol) -> list:
             "separable: without l2, or with next to none, there is no minimum; the loss falls to 0 while ||w|| "
             "grows without bound"
         )
+    if any(row["objective"].startswith("root") for row in rows):
+        lines.append(
+            "root is not convex: it starts at the logistic solution of the same l2, the others start at 0"
+        )
     ends = {}
     for row in (row for row in rows if row["status"] == "converged"):
         ends.setdefault((row["objective"], row["l2"]), []).append(row["value"])
     if any(max(values) - min(values) > 1e-6 for values in ends.values()):
-        lines.append("root is not convex: its runs ended at different stationary points")
+        lines.append("root: its runs ended at different stationary points")
     if any(row["condition"] == math.inf for row in rows):
         lines.append("cond(H) inf: the Hessian is not positive definite to rounding")
     return lines

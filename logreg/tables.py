@@ -4,8 +4,10 @@ A table has commas between its cells, a header, decimal points and its target in
 flag says otherwise. Labels are the text that stands there; all other cells are numbers.
 """
 
+import csv
 import re
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -194,6 +196,12 @@ class _Table:
             f"0 to {self.width - 1})"
         )
 
+    def is_number(self, cell):
+        """Whether a cell is a finite number, with the decimal mark of the rule."""
+        if self.rule.decimal == ",":
+            cell = cell.translate({ord(","): ".", ord("."): "?"})
+        return _NUMBER.fullmatch(cell) is not None and np.isfinite(float(cell))
+
     def load(self, features, target):
         """The numbers of some columns, shape (n, d), and the labels."""
         body = {"names": range(self.width), "index_col": False, "skiprows": int(bool(self.names))}
@@ -203,6 +211,8 @@ class _Table:
             frame = self.read(**body, dtype=dtype)
         except ValueError:  # a cell is no number
             self._refuse_cell(features)
+        if frame[self.width - 1].eq("").any():
+            self._check_lengths()
         X = frame[features].to_numpy()
         if not np.isfinite(X).all():
             self._refuse_cell(features)
@@ -221,6 +231,17 @@ class _Table:
                 self._check_thousands(j, texts[j].str.strip())
         return X, labels
 
+    def _check_lengths(self):
+        """Refuse a line of fewer cells than the first one, which pandas fills up."""
+        with open(self.path, encoding="utf-8-sig", newline="") as file, suppress(csv.Error):
+            lines = csv.reader(file, delimiter=self.rule.sep or ",", skipinitialspace=True)
+            for cells in lines:
+                if len(cells) < self.width and "".join(cells).strip():
+                    raise UserError(
+                        f"{self.path}, line {lines.line_num}: {len(cells)} cells where the first line has "
+                        f"{self.width}; fix the line"
+                    )
+
     def _check_names(self, columns):
         """Refuse columns without a name, and two of one name."""
         for j in columns if self.names else []:
@@ -238,8 +259,8 @@ class _Table:
     def _check_first_line(self, features, target, labels):
         """Refuse a header that looks like a sample, unless the user says that there is one."""
         label = self.first[target]
-        numbers = all(_NUMBER.fullmatch(self.first[j]) for j in features)
-        if self.rule.header is None and numbers and (_NUMBER.fullmatch(label) or label in labels):
+        numbers = all(self.is_number(self.first[j]) for j in features)
+        if self.rule.header is None and numbers and (self.is_number(label) or label in labels):
             shown = ", ".join(self.first[:4]) + ", …" * (self.width > 4)
             raise UserError(
                 f"{self.path}: its first line ({shown:.80}) looks like data; say --header no, or --header yes if "
@@ -265,6 +286,7 @@ class _Table:
         return lines[samples], cells[samples]
 
     def _refuse_label(self, target):
+        self._check_lengths()
         lines, cells = self._text()
         for line, label in zip(lines, cells[target].str.strip(), strict=True):
             if not label or "\n" in label:
@@ -273,15 +295,14 @@ class _Table:
 
     def _refuse_cell(self, features):
         """Refuse the first cell that is no finite number, by its column, line and text."""
-        comma = self.rule.decimal == ","
-        other = "." if comma else ","
+        self._check_lengths()
+        other = "." if self.rule.decimal == "," else ","
         lines, cells = self._text()
         for j in features:
             for line, cell in zip(lines, cells[j].str.strip(), strict=True):
-                text = cell.translate({ord(","): ".", ord("."): "?"}) if comma else cell
-                if _NUMBER.fullmatch(text) and np.isfinite(float(text)):
+                if self.is_number(cell):
                     continue
-                what = f"is {cell[:40]!r}, no finite number" if cell else "is missing, or the line too short"
+                what = f"is {cell[:40]!r}, no finite number" if cell else "is missing"
                 mark = f", say --decimal {other}" if re.fullmatch(rf"[+-]?\d+[{other}]\d+", cell) else ""
                 raise UserError(
                     f"{self.path}, line {line}: {self.say(j)} {what}; fix or remove such lines{mark}, or leave "

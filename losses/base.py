@@ -90,6 +90,11 @@ def as_plain(x: Tensor) -> Tensor:
     return x.as_subclass(Tensor)
 
 
+def is_sharded(x: Tensor, dim: int) -> bool:
+    """Whether `x` is a DTensor whose dimension `dim` is spread over devices."""
+    return any(placement.is_shard(dim) for placement in getattr(x, "placements", ()))
+
+
 def class_loss(
     phi: Callable[[Tensor], Tensor],
     logits: Tensor,
@@ -139,6 +144,12 @@ def class_loss(
                 f"weight must hold one number for each of the {classes} classes, got shape {tuple(weight.shape)}"
             )
         weight = weight.to(logits.dtype)
+
+    if (label_smoothing or target.is_floating_point()) and is_sharded(logits, dim):
+        raise ValueError(
+            "logits that are sharded over the classes (DTensor, loss_parallel) take class indices without label "
+            "smoothing: for more, gather them with logits.redistribute(placements=…)"
+        )
 
     def over_classes(share: Tensor | float) -> Tensor:
         terms = phi(finite(-F.log_softmax(logits, dim))) * share

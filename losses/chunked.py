@@ -14,8 +14,8 @@ from torch import Tensor
 
 from .base import at_least_float32, finite
 
-# Words at a time of the half-precision parts of the weight's gradient, which are summed in float32.
-WORDS_AT_A_TIME = 8192
+# Whether a product of half-precision matrices can be added to a float32 one (torch 2.8, on CUDA).
+ADDS_HALF_PRODUCTS = "dtype_out" in torch.ops.aten.addmm.overloads()
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,8 @@ class Settings:
     ignore_index: int
     label_smoothing: float
     chunk_size: int
+    logit_scale: float
+    softcap: float | None
 
 
 class LinearLoss(torch.autograd.Function):
@@ -86,21 +88,34 @@ def _over_chunks(tokens, weight, bias, labels, factors, wanted, settings: Settin
         bias = None if bias is None else bias.to(settings.dtype)
         for rows in _slices(len(tokens), settings.chunk_size):
             hidden = tokens[rows].to(settings.dtype)
-            log_p = F.log_softmax(at_least_float32(F.linear(hidden, weight, bias)), 1)
+            logits, capped = at_least_float32(F.linear(hidden, weight, bias)), None
+            if settings.logit_scale != 1:
+                logits *= settings.logit_scale
+            if settings.softcap is not None:
+                capped = logits.div_(settings.softcap).tanh_()
+                logits = capped * settings.softcap
+            log_p = F.log_softmax(logits, 1)
+            del logits
             losses[rows], slopes = _loss_and_slopes(log_p, labels[rows], settings, any(wanted))
             if slopes is None:
                 continue
             if factors is not None:
                 slopes *= factors[rows, None]
+            if capped is not None:
+                slopes *= 1 - capped.square_()  # the derivative of tanh
+            if settings.logit_scale != 1:
+                slopes *= settings.logit_scale
             if wanted[2]:
                 grads[2] += slopes.sum(0)
-            slopes = slopes.to(settings.dtype)
+            rounded = slopes.to(settings.dtype)
             if wanted[0]:
-                grads[0][rows] = slopes @ weight
-            if wanted[1]:
-                for words in _slices(len(weight), WORDS_AT_A_TIME):
-                    grads[1][words] += slopes[:, words].T @ hidden
-            del log_p, slopes  # before the next chunk's are made
+                grads[0][rows] = rounded @ weight
+            # Rounding each chunk's product to half before it is added would bias the sum.
+            if wanted[1] and ADDS_HALF_PRODUCTS and hidden.is_cuda and settings.dtype != precise:
+                torch.addmm(grads[1], rounded.T, hidden, out_dtype=precise, out=grads[1])
+            elif wanted[1]:
+                grads[1].addmm_(slopes.T, hidden.to(precise))
+            del log_p, capped, slopes, rounded  # before the next chunk's are made
     return losses, grads
 
 

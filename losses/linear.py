@@ -4,18 +4,19 @@ The plain route, ``root_loss(hidden @ weight.T + bias, target)``, holds two matr
 these keep two of a chunk of tokens × vocabulary (:mod:`losses.chunked`).
 """
 
+import math
 from collections.abc import Callable
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from .base import as_float, check_options
+from .base import as_float, check_options, check_real
 from .chunked import LinearLoss, Settings
 from .rooted import _check, _rlo, _root, exact_range
 
-# Rows of hidden in a chunk, unless told. At half as many as hidden has features, a chunk's logits are half as
-# large as the weight; outside these bounds matrix products are slow or the chunk buys nothing.
+# Rows of hidden in a chunk, unless told. At a quarter as many as hidden has features, a chunk's two matrices of
+# logits are half as large as the weight; outside these bounds matrix products are slow or the chunk buys nothing.
 CHUNK_BOUNDS = (128, 1024)
 
 
@@ -31,6 +32,8 @@ def linear_root_loss(
     reduction: str = "mean",
     label_smoothing: float = 0.0,
     chunk_size: int | None = None,
+    logit_scale: float = 1.0,
+    softcap: float | None = None,
 ) -> Tensor:
     """:func:`losses.root_loss` of ``hidden @ weight.T + bias``, a chunk of tokens at a time.
 
@@ -60,7 +63,11 @@ def linear_root_loss(
     label_smoothing : float in [0, 1]
         As in ``torch.nn.functional.cross_entropy``.
     chunk_size : int > 0, optional
-        Tokens in a chunk, which holds ``chunk_size × V`` logits. Default: D/2, but 128 to 1024.
+        Tokens in a chunk, which holds ``chunk_size × V`` logits. Default: D/4, but 128 to 1024.
+    logit_scale : float
+        A factor of the logits (Cohere's ``logit_scale``, Granite's ``1 / logits_scaling``).
+    softcap : float > 0, optional
+        c in c · tanh(logits / c), after the factor (Gemma's ``final_logit_softcapping``).
 
     Returns
     -------
@@ -85,7 +92,7 @@ def linear_root_loss(
     k, m = _numbers(k, m, "linear_root_loss")
     return _linear_loss(
         "linear_root_loss", lambda dtype: lambda ell: _root(ell, k, m), hidden, weight, target, bias,
-        ignore_index, reduction, label_smoothing, chunk_size,
+        ignore_index, reduction, label_smoothing, chunk_size, logit_scale, softcap,
     )  # fmt: skip
 
 
@@ -101,6 +108,8 @@ def linear_rlo_loss(
     reduction: str = "mean",
     label_smoothing: float = 0.0,
     chunk_size: int | None = None,
+    logit_scale: float = 1.0,
+    softcap: float | None = None,
 ) -> Tensor:
     """:func:`losses.rlo_loss` of ``hidden @ weight.T + bias``; all else is as in :func:`linear_root_loss`."""
     k, m = _numbers(k, m, "linear_rlo_loss")
@@ -111,26 +120,29 @@ def linear_rlo_loss(
 
     return _linear_loss(
         "linear_rlo_loss", phi_for, hidden, weight, target, bias,
-        ignore_index, reduction, label_smoothing, chunk_size,
+        ignore_index, reduction, label_smoothing, chunk_size, logit_scale, softcap,
     )  # fmt: skip
 
 
 def _linear_loss(
-    name, phi_for, hidden, weight, target, bias, ignore_index, reduction, label_smoothing, chunk_size
-):
+    name, phi_for, hidden, weight, target, bias,
+    ignore_index, reduction, label_smoothing, chunk_size, logit_scale, softcap,
+):  # fmt: skip
     if getattr(torch.compiler, "is_exporting", lambda: False)():  # which torch 2.6 does not have
         raise RuntimeError(
             f"{name} cannot be exported, it would lose its gradient: export the plain route, "
             f"{name.removeprefix('linear_')}(hidden @ weight.T, target)"
         )
-    _check_options(reduction, label_smoothing, chunk_size)
+    _check_options(reduction, label_smoothing, chunk_size, logit_scale, softcap)
     _check_tensors(hidden, weight, target, bias, ignore_index)
     low, high = CHUNK_BOUNDS
-    chunk_size = chunk_size or min(max(hidden.shape[-1] // 2, low), high)
+    chunk_size = chunk_size or min(max(hidden.shape[-1] // 4, low), high)
     device, dtype = hidden.device.type, hidden.dtype
     if torch.is_autocast_enabled(device) and dtype != torch.float64:
         dtype = torch.get_autocast_dtype(device)
-    settings = Settings(name, phi_for(dtype), dtype, ignore_index, label_smoothing, chunk_size)
+    settings = Settings(
+        name, phi_for(dtype), dtype, ignore_index, label_smoothing, chunk_size, logit_scale, softcap
+    )
     tokens, labels = hidden.reshape(-1, hidden.shape[-1]), target.reshape(-1).long()
     factor = None
     if reduction != "none":
@@ -152,15 +164,23 @@ def _numbers(k, m, name: str) -> tuple:
     return _check(k, m)
 
 
-def _check_options(reduction, label_smoothing, chunk_size) -> None:
+def _check_options(reduction, label_smoothing, chunk_size, logit_scale, softcap) -> None:
     check_options(reduction, label_smoothing)
-    if chunk_size is None:
-        return
-    if not isinstance(chunk_size, int) or isinstance(chunk_size, bool) or chunk_size <= 0:
+    if chunk_size is not None and (type(chunk_size) is not int or chunk_size <= 0):
         raise ValueError(f"chunk_size must be an integer > 0 (tokens at a time) or None, got {chunk_size!r}")
+    check_real("logit_scale", logit_scale, -math.inf)
+    if softcap is not None:
+        check_real("softcap", softcap, 0, inclusive=False)
 
 
 def _check_tensors(hidden, weight, target, bias, ignore_index) -> None:
+    if hasattr(weight, "full_tensor"):
+        raise ValueError("the weight is a DTensor, which chunks cannot read: pass weight.full_tensor()")
+    if weight.numel() == 0:
+        raise ValueError(
+            f"the weight is empty, of shape {tuple(weight.shape)}: gather a sharded one (ZeRO-3, FSDP) first, as "
+            "the wrapped model's forward does, or deepspeed.zero.GatheredParameters"
+        )
     if not hidden.is_floating_point() or not weight.is_floating_point():
         raise ValueError(
             f"hidden and weight must be floating point, got {hidden.dtype} and {weight.dtype} "
@@ -182,9 +202,6 @@ def _check_tensors(hidden, weight, target, bias, ignore_index) -> None:
         raise ValueError(
             f"bias must hold one number for each of the {weight.shape[0]} words, got {tuple(bias.shape)}"
         )
-    given = [t for t in (hidden, weight, target, bias) if t is not None]
-    if len({t.device for t in given}) > 1:
-        raise ValueError(f"all tensors must be on one device, got {', '.join(str(t.device) for t in given)}")
     kinds = {t.dtype for t in (hidden, weight, bias) if t is not None}
     if len(kinds) > 1 and not torch.is_autocast_enabled(hidden.device.type):
         raise ValueError(
@@ -211,23 +228,24 @@ class _LinearRootedLoss(nn.Module):
         reduction: str = "mean",
         label_smoothing: float = 0.0,
         chunk_size: int | None = None,
+        logit_scale: float = 1.0,
+        softcap: float | None = None,
     ) -> None:
         super().__init__()
         _check(k, m)
-        _check_options(reduction, label_smoothing, chunk_size)
+        _check_options(reduction, label_smoothing, chunk_size, logit_scale, softcap)
         self.k, self.m = k, m
-        self.ignore_index, self.reduction = ignore_index, reduction
-        self.label_smoothing, self.chunk_size = label_smoothing, chunk_size
+        self.options = {
+            "ignore_index": ignore_index, "reduction": reduction, "label_smoothing": label_smoothing,
+            "chunk_size": chunk_size, "logit_scale": logit_scale, "softcap": softcap,
+        }  # fmt: skip
 
     def forward(self, hidden: Tensor, weight: Tensor, target: Tensor, bias: Tensor | None = None) -> Tensor:
-        return type(self).function(
-            hidden, weight, target, self.k, self.m, bias=bias, ignore_index=self.ignore_index,
-            reduction=self.reduction, label_smoothing=self.label_smoothing, chunk_size=self.chunk_size,
-        )  # fmt: skip
+        return type(self).function(hidden, weight, target, self.k, self.m, bias=bias, **self.options)
 
     def extra_repr(self) -> str:
-        options = f"label_smoothing={self.label_smoothing:g}, reduction={self.reduction!r}"
-        return f"k={as_float(self.k):g}, m={as_float(self.m):g}, {options}"
+        options = [f"{name}={value!r}" for name, value in self.options.items()]
+        return ", ".join([f"k={as_float(self.k):g}", f"m={as_float(self.m):g}", *options])
 
 
 class LinearRootLoss(_LinearRootedLoss):

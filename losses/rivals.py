@@ -105,22 +105,8 @@ def apl_loss(
 def poly1_loss(logits: Tensor, target: Tensor, epsilon: float | Tensor = 2.0, **options) -> Tensor:
     """Poly-1: ℓ + ε (1 − p), cross entropy with another first coefficient of its series in 1 − p.
 
-    Parameters
-    ----------
-    logits, target, options
-        As in :func:`sce_loss`.
-    epsilon : float ≥ −1
-        What is added to the first coefficient, which is 1. The paper has 2 for ImageNet.
-
-    Returns
-    -------
-    Tensor
-        A scalar, or with ``reduction="none"`` one value a sample.
-
-    Raises
-    ------
-    ValueError
-        If ε < −1 or not a finite real number, or an option is not one of torch's.
+    ε ≥ −1 is what is added to the first coefficient, which is 1; the paper has 2 for ImageNet. Otherwise
+    parameters, returns and errors are those of :func:`sce_loss`.
 
     References
     ----------

@@ -43,6 +43,9 @@ LINEAR_RANGE = 2.0**24
 def root_from_ce(cross_entropy: Tensor, k: float | Tensor = 3.0, m: float | Tensor = 3.0) -> Tensor:
     """m (1 − e^(−ℓ/k)) of per-sample cross entropies ℓ, elementwise: the root loss on any fused kernel's output.
 
+    Its gradient is (m/k) e^(−ℓ/k) times that of ℓ, wherever ℓ was computed: in a fused head, or spread over the
+    vocabulary by an engine like Megatron. :func:`losses.check_per_token` says whether a kernel's gradient is right.
+
     >>> root_from_ce(torch.tensor([0.0, 0.6931, 100.0]), k=1, m=1)
     tensor([0.0000, 0.5000, 1.0000])
 

@@ -129,16 +129,22 @@ class Transform:
     """
 
     def __init__(self, info: ModelInfo):
-        self.how = (info.image_size, info.interpolation, info.crop_pct)
+        # Decoding belongs to data/, which models/ does without until a trained net is used.
+        from data.images import Square
+
+        self.square = Square(info.image_size, info.interpolation, info.crop_pct)
         self.mean, self.std = (torch.tensor(x).view(3, 1, 1) for x in (info.mean, info.std))
 
     def __call__(self, images) -> Tensor:
-        # Decoding belongs to data/, which models/ does without until a trained net is used.
         from data.images import decode
 
         images = images if isinstance(images, list | tuple) else [images]
         pictures = (image if isinstance(image, Image.Image) else str(image) for image in images)
-        pixels = torch.stack([torch.from_numpy(decode(picture, *self.how).copy()) for picture in pictures])
+        pixels = torch.stack([torch.from_numpy(decode(picture, *self.square).copy()) for picture in pictures])
+        return self.normalise(pixels)
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """Squares of uint8, shape (N, 3, H, W), as the net wants them."""
         return (pixels / 255 - self.mean) / self.std
 
 

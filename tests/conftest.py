@@ -61,6 +61,11 @@ def handlers_put_back():
             signal.signal(number, handler)
 
 
+def pytest_xdist_auto_num_workers(config):
+    """Tests of a GPU run one after the other, in this process: they measure it, and fill its memory."""
+    return 0 if config.option.markexpr == "gpu" else None
+
+
 @pytest.fixture
 def undrawn(monkeypatch):
     """Trainings draw nothing: pictures are most of the time of a short one, and test_cli_story.py looks at them."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib
 import io
 import json
 import math
@@ -20,6 +21,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import warnings
 import weakref
 from collections import Counter
 from pathlib import Path
@@ -67,11 +69,14 @@ NOT_DETERMINISTIC = {
 
 
 class Event(NamedTuple):
-    kind: str  # "op", "varies" (no deterministic kernel), "wait", "to device", "to host"
+    """An operation on the device."""
+
     op: str
     where: str  # file:line of this project, "" within the backward pass
-    kernels: int = 0
-    function: str = ""  # that the line is in
+    function: str  # that the line is in
+    kernels: int
+    waits: bool  # the host waits for the device
+    varies: bool  # it has no deterministic kernel
 
 
 def compile_stand_in(directory: Path) -> Path | None:
@@ -98,7 +103,7 @@ def scenarios(library: Path, cwd: Path, timeout: float = 600, **arguments: objec
 
 
 if __name__ == "__main__":
-    sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+    sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "gpu")]
 
     import torch
     from torch._subclasses import fake_tensor
@@ -107,15 +112,13 @@ if __name__ == "__main__":
     from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
     from torch.utils._pytree import tree_leaves, tree_map
 
-    import engine.saver
     import models
     import train
-    from common import UserError
-    from engine.distributed import World
+    from benchmarks.measure import Training, register_random_images
+    from common import UserError, one_line
     from engine.graph import WARM_UP
     from engine.meter import NEVER
     from engine.precision import Precision
-    from engine.saver import Progress
     from engine.trainer import Trainer
 
     class FakeCuda(TorchDispatchMode):
@@ -127,17 +130,18 @@ if __name__ == "__main__":
             self.events: list[Event] = []
             self.pinned = weakref.WeakValueDictionary()
             self.recording = False  # a CUDA graph, within which nothing may wait
-            self.strict = False  # as after torch.cuda.set_sync_debug_mode("error")
+            self.warns = False  # as after torch.cuda.set_sync_debug_mode("warn")
 
-        def note(self, kind: str, op: str, kernels: int = 0) -> None:
-            assert not (self.recording and kind == "wait"), f"{op} waits while a graph is recorded"
-            if self.strict and kind == "wait":
-                raise RuntimeError(f"called a synchronizing CUDA operation ({op})")
+        def note(self, op: str, kernels: int = 0, waits: bool = False, varies: bool = False) -> None:
+            assert not (self.recording and waits), f"{op} waits while a graph is recorded"
+            if self.warns and waits:
+                warnings.warn(f"called a synchronizing CUDA operation: {op}", stacklevel=3)
             frame = sys._getframe(2)
             while frame and not _is_ours(frame.f_code.co_filename):
                 frame = frame.f_back
             where = f"{os.path.relpath(frame.f_code.co_filename, ROOT)}:{frame.f_lineno}" if frame else ""
-            self.events.append(Event(kind, op, where, kernels, frame.f_code.co_name if frame else ""))
+            function = frame.f_code.co_name if frame else ""
+            self.events.append(Event(op, where, function, kernels, waits, varies))
 
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             kwargs, name = dict(kwargs or {}), func._schema.name.split("::")[1]
@@ -147,12 +151,7 @@ if __name__ == "__main__":
             real = [x for x in tensors if not isinstance(x, FakeTensor)]
             on_device = any(isinstance(x, torch.device) and x.type == "cuda" for x in leaves)
             if name == "device" or not (fakes or on_device):
-                pins = name in ("pin_memory", "_pin_memory")
-                if pins or kwargs.get("pin_memory"):
-                    out = args[0].clone() if pins else func(*args, **kwargs | {"pin_memory": False})
-                    self.pinned[id(out)] = out
-                    return out
-                return func(*args, **kwargs)
+                return self.on_host(func, name, args, kwargs)
             composite = torch._C._dispatch_has_kernel_for_dispatch_key(
                 func.name(), "CompositeImplicitAutograd"
             )
@@ -162,29 +161,27 @@ if __name__ == "__main__":
                 if out is not NotImplemented:
                     return out
 
-            non_blocking = kwargs.get("non_blocking") or (name == "copy_" and len(args) > 2 and args[2])
             if name == "_local_scalar_dense":
-                self.note("wait", "item")
+                self.note("item", waits=True)
                 return stand_in_numbers(torch.empty((), dtype=fakes[0].dtype)).item()
             masks = (torch.bool, torch.uint8)
-            if name in DATA_DEPENDENT or (
-                name == "index" and any(isinstance(i, torch.Tensor) and i.dtype in masks for i in args[1])
-            ):
-                self.note("wait", name)
+            of_mask = name == "index" and any(
+                isinstance(i, torch.Tensor) and i.dtype in masks for i in args[1]
+            )
+            if name in DATA_DEPENDENT or of_mask:
+                self.note(name, waits=True)
+            non_blocking = kwargs.get("non_blocking") or (name == "copy_" and len(args) > 2 and args[2])
             if name == "copy_" and not isinstance(args[0], FakeTensor):
-                self.note(
-                    "to host" if non_blocking and id(args[0]) in self.pinned else "wait", "copy to host"
-                )
+                self.note("copy to host", waits=not (non_blocking and id(args[0]) in self.pinned))
                 return stand_in_numbers(args[0])
             to = kwargs.get("device")
             if name == "_to_copy" and fakes and to is not None and to.type == "cpu":
-                self.note("to host" if non_blocking else "wait", "copy to host")
-                return stand_in_numbers(
-                    torch.empty(fakes[0].shape, dtype=kwargs.get("dtype") or fakes[0].dtype)
-                )
+                self.note("copy to host", waits=not non_blocking)
+                dtype = kwargs.get("dtype") or fakes[0].dtype
+                return stand_in_numbers(torch.empty(fakes[0].shape, dtype=dtype))
             upload = (name == "_to_copy" and not fakes) or (name == "copy_" and real)
             if upload:
-                self.note("to device" if non_blocking else "wait", "copy to device")
+                self.note("copy to device", waits=not non_blocking)
             if name == "_to_copy" and not fakes:
                 layout = kwargs.get("memory_format") or torch.preserve_format
                 source = real[0] if layout == torch.preserve_format else real[0].to(memory_format=layout)
@@ -193,13 +190,21 @@ if __name__ == "__main__":
                     return torch.empty_strided(*shape, dtype=dtype, device="cuda:0")
             if name.startswith("_fused_"):  # optimisers: some have no meta kernel, and all work in place
                 assert not real, "the optimiser was given tensors of two devices"
-                self.note("op", name, _kernels(func, args))
+                self.note(name, _kernels(func, args))
                 return None
             with self.fake:
                 out = func(*args, **kwargs)
             if not upload:
                 varies = name in NOT_DETERMINISTIC and ("cumsum" not in name or args[0].is_floating_point())
-                self.note("varies" if varies else "op", name, _kernels(func, args))
+                self.note(name, _kernels(func, args), varies=varies)
+            return out
+
+        def on_host(self, func, name, args, kwargs):
+            pins = name in ("pin_memory", "_pin_memory")
+            if not pins and not kwargs.get("pin_memory"):
+                return func(*args, **kwargs)
+            out = args[0].clone() if pins else func(*args, **kwargs | {"pin_memory": False})
+            self.pinned[id(out)] = out
             return out
 
     def stand_in_numbers(x):
@@ -260,6 +265,7 @@ if __name__ == "__main__":
             "memory_allocated": 0, "get_device_capability": capability,
             "get_device_name": "fake", "get_rng_state": None, "set_rng_state": None, "current_stream": _Stream(),
             "stream": contextlib.nullcontext(), "get_device_properties": about, "synchronize": None,
+            "reset_peak_memory_stats": None, "empty_cache": None,
         }  # fmt: skip
         for name, answer in answers.items():
             setattr(torch.cuda, name, lambda *_, answer=answer, **__: answer)
@@ -275,7 +281,7 @@ if __name__ == "__main__":
             mode.recording = False
 
         torch.cuda.graph = record
-        torch.cuda.set_sync_debug_mode = lambda how: setattr(mode, "strict", how == "error")
+        torch.cuda.set_sync_debug_mode = lambda how: setattr(mode, "warns", how == "warn")
         torch.Tensor.record_stream = lambda self, stream: None
         torch.version.hip = None
         # torch.tensor(…, device="cuda") is a host tensor and a copy that waits, as in truth
@@ -283,87 +289,69 @@ if __name__ == "__main__":
         with mode:
             yield mode
 
-    def build_job(flags: str, images: int):
-        """`train.build` on random images, ready for `train.train_one_epoch`; eager, unless the flags say otherwise."""
-        from measure import register_random_images
-
-        register_random_images(images, 32)
-        plain = ["--dataset", "random", "--device", "cuda", "--graph", "off"]
-        args, typed = train.parse_args([*plain, *flags.split()])
-        args.lr = args.lr or 1e-3
-        stop = type("Stop", (), {"requested": False})
-        with contextlib.redirect_stdout(io.StringIO()):
-            job = train.build(args, typed, World(args.device), stop)
-        job.saver = type("Saver", (), {"due": staticmethod(lambda step: False)})
-        job.progress = Progress()
-        return job
-
     def steps(cases: list[dict]) -> list[dict]:
-        """For each {"flags", "images", "capability"}: kernels a step and who waits in an epoch and a test.
+        """For each {"flags", "images"}: kernels a step and a test, and where an epoch and a test wait.
 
-        "meter": kernels a forward pass of `Meter.update`. "norms": how often a step takes the gradient's norm.
+        "waits" and "test_waits": of a short epoch (or test) and of a longer one. "meter": kernels of a step that keep
+        its record. "norms": how often a step takes the gradient's norm.
         """
         rows = []
         for case in cases:
-            torch.backends.cuda.enable_cudnn_sdp(
-                "cait" not in case["flags"]
-            )  # its meta kernel has no odd heads
-            with fake_cuda(tuple(case.get("capability", (9, 0)))) as mode:
-                job = build_job(case["flags"], case.get("images", 100))
-                train.train_one_epoch(job)  # makes the optimiser's state
-                job.progress.step = job.progress.batch = 0
-                job.trainer.meter.reset()
-                mode.events.clear()
-                train.train_one_epoch(job)
-                epoch = list(mode.events)
-                for _ in range(WARM_UP + 1 if job.trainer.graphed else 0):  # before the test is a replay
-                    train.evaluate(job, job.data.test)
-                mode.events.clear()
-                train.evaluate(job, job.data.test)
-                metered = sum(
-                    e.kernels for e in epoch if (e.where[:15], e.function) == ("engine/meter.py", "update")
-                )
-                rows.append({
-                    "kernels": sum(e.kernels for e in epoch) / len(job.data.train),
-                    "meter": metered / len(job.trainer.meter.sizes),
-                    "norms": sum(e.op == "_foreach_norm" for e in epoch) / len(job.data.train),
-                    "of_test": sum(e.kernels for e in mode.events) / len(job.data.test),
-                    "varies": sorted({f"{e.where} {e.op}" for e in epoch if e.kind == "varies"}),
-                    "waits": dict(Counter(f"{e.where} {e.op}" for e in epoch if e.kind == "wait")),
-                    "in_test": dict(Counter(f"{e.where} {e.op}" for e in mode.events if e.kind == "wait")),
-                    "by_line": by_line(epoch, len(job.data.train)),
-                })  # fmt: skip
+            # its meta kernel has no odd heads
+            torch.backends.cuda.enable_cudnn_sdp("cait" not in case["flags"])
+            register_random_images(case.get("images", 64), 32)
+            with fake_cuda() as mode:
+                flags = "--dataset random --device cuda --graph off --workers 0 " + case["flags"]
+                training = Training(flags.split())
+
+                def seen(run, *args, mode=mode, **options):
+                    mode.events.clear()
+                    run(*args, **options)
+                    return list(mode.events)
+
+                training.epoch(steps=1)  # makes the optimiser's state
+                batch, count = next(iter(training.data.test)), len(training.data.train)
+                if training.trainer.graphed:  # records its graphs
+                    for _ in range(WARM_UP):
+                        training.epoch()
+                    training.test(batches=[batch] * (WARM_UP + 1))
+                short, epoch = (seen(training.epoch, 1, steps=steps) for steps in (1, 0))
+                one_test, tests = (seen(training.test, batches=[batch] * n) for n in (1, 3))
+            metered = [e for e in epoch if (e.where[:15], e.function) == ("engine/meter.py", "update")]
+            lines = Counter()  # kernels of a step: of an epoch's steps but the first
+            for events, sign in ((epoch, 1), (short, -1)):
+                for e in events:
+                    lines[e.where] += sign * e.kernels / (count - 1)
+            rows.append({
+                "kernels": lines.total(), "by_line": dict(lines.most_common(40)),
+                "meter": sum(e.kernels for e in metered) / len(training.trainer.meter.sizes),
+                "norms": sum(e.op == "_foreach_norm" for e in epoch) / count,
+                "of_test": (sum(e.kernels for e in tests) - sum(e.kernels for e in one_test)) / 2,
+                "varies": sorted({f"{e.where} {e.op}" for e in epoch if e.varies}),
+                "waits": [waits(short), waits(epoch)], "test_waits": [waits(one_test), waits(tests)],
+            })  # fmt: skip
         return rows
 
-    def by_line(events, count):
-        lines = Counter()
-        for e in events:
-            lines[e.where] += e.kernels
-        return {where: n / count for where, n in lines.most_common() if n}
+    def waits(events):
+        return dict(Counter(f"{e.where} {e.op}" for e in events if e.waits))
 
     def runs(commands: list[dict]) -> list[dict]:
         """`train.main` with each of these flags: its exit code and what it said; it leaves its directories.
 
-        "signal_at": SIGTERM comes in this step. "compiler": "broken" for torch.compile that does not work, and
-        any run is then worth compiling.
+        "signal_at": SIGTERM comes in the step of this number, counted from 0.
         """
-        engine.saver.save_checkpoint = on_host(engine.saver.save_checkpoint)
+        torch.save = on_host(torch.save)
         models.save_safetensors = on_host(models.save_safetensors)
         step, done = Trainer.step, []
         for command in commands:
-            at = command.get("signal_at")
+            signal_at = command.get("signal_at")
 
-            def signalled(self, *batch, at=at):
+            def signalled(self, *batch, at=signal_at):
                 step(self, *batch)
-                if batch[3] == at:
+                if batch[2] == at:
                     os.kill(os.getpid(), signal.SIGTERM)
 
-            def broken(*_, **__):
-                raise RuntimeError("no C compiler\nset CC\n")
-
             Trainer.step = signalled
-            if command.get("compiler") == "broken":
-                torch.compile, train.COMPILE_FROM_STEPS = broken, 1
             said = io.StringIO()
             with fake_cuda(), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
                 try:
@@ -374,12 +362,15 @@ if __name__ == "__main__":
         return done
 
     def on_host(save):
-        def saves_numbers(path, content, *rest):
-            content = tree_map(
-                lambda x: torch.ones(x.shape, dtype=x.dtype) if isinstance(x, FakeTensor) else x, content
-            )
+        """`save` with numbers in the place of fake tensors."""
+
+        def saves_numbers(*arguments):
             with _disable_current_modes():
-                return save(path, content, *rest)
+                numbers = tree_map(
+                    lambda x: torch.ones(x.shape, dtype=x.dtype) if isinstance(x, FakeTensor) else x,
+                    arguments,
+                )
+                return save(*numbers)
 
         return saves_numbers
 
@@ -396,28 +387,31 @@ if __name__ == "__main__":
                     chosen.append(str(error))
         return chosen
 
-    def acceptance(cases: list[dict]) -> list[dict]:
-        """Rows and failures of a check of the acceptance of GPUs: of "waits" in steps with these "flags", where
-        "spoiled" steps wait, or of another "check", small."""
-        import gpu_acceptance
-        import gpu_checks
-        import gpu_speed
+    def checks(cases: list[dict]) -> list[str]:
+        """Calls "function" of "module" in tests/gpu with "arguments"; its error, or "".
 
-        step, done = Trainer.step, []
+        "spoiled": every step, or every "answer" to a test batch, reads a number from the device.
+        """
         torch.compile = lambda function, **_: function  # there is nothing to compile for
-        gpu_speed.SIX, gpu_speed.STEPS = ["vgg11"], {16: 2}
-        gpu_checks.list_models = lambda: ["vit_timm"]
+        said = []
         for case in cases:
+            name = case.get("spoiled", "step")
+            method = getattr(Trainer, name)
 
-            def spoiled(self, *batch):
-                step(self, *batch)
+            def spoiled(self, *batch, method=method):
+                out = method(self, *batch)
                 self.meter.rows.sum().item()
+                return out
 
-            Trainer.step = spoiled if case.get("spoiled") else step
-            gpu_checks.EVERY_STEP = {"steps": [case.get("flags")]}
+            setattr(Trainer, name, spoiled if "spoiled" in case else method)
             with fake_cuda():
-                done.append(gpu_acceptance.run(case.get("check", "waits"), torch.device("cuda", 0)))
-        return done
+                try:
+                    getattr(importlib.import_module(case["module"]), case["function"])(*case["arguments"])
+                    said.append("")
+                except Exception as error:
+                    said.append(f"{type(error).__name__}: {one_line(error, 2000)}")
+            setattr(Trainer, name, method)
+        return said
 
-    SCENARIOS = {"steps": steps, "runs": runs, "precisions": precisions, "acceptance": acceptance}
+    SCENARIOS = {"steps": steps, "runs": runs, "precisions": precisions, "checks": checks}
     print(json.dumps([SCENARIOS[name](argument) for name, argument in json.loads(sys.argv[1]).items()]))

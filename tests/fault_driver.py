@@ -7,6 +7,7 @@ The driver patches the point (POINTS below) in the process that trains; no code 
 
 import atexit
 import io
+import multiprocessing
 import os
 import signal
 import socket
@@ -25,35 +26,37 @@ import torch.utils.tensorboard
 from matplotlib.backends import backend_agg  # noqa: F401
 from sklearn import datasets  # noqa: F401
 
+import common
 import train
 from data import build
-from engine import run_directory
-from engine.saver import Saver
+from engine.run import Run
+from engine.run_directory import RunDirectory
+from engine.trainer import Trainer
 
 
 def small_test_batches():
-    """Tests in batches as small as the training's, so that a signal can come between two of them."""
+    """Test in batches as small as the training's, so that a signal can come between two of them."""
     build._TEST_PIXELS = dict.fromkeys(build._TEST_PIXELS, 1)
 
 
 def _to(name):
-    return lambda old, new: Path(new).name == name
+    return lambda *words: Path(words[-1]).name == name
 
 
-def _in_evaluation(*_):
-    return torch.is_inference_mode_enabled()
+def _is_curves(path, *_):
+    return Path(path).name == "curves.png"
 
 
 # Name → the function that is patched, when in a call of it the signal comes, and in which calls.
 POINTS = {
-    "start-up": (Saver, "restore", "before", None),
+    "start-up": (Run, "restore", "before", None),
     "step": (torch.Tensor, "backward", "before", None),
-    "evaluation": (torch.Tensor, "argmax", "before", _in_evaluation),
+    "evaluation": (Trainer, "answer", "before", None),
     "writing": (torch, "save", "within", None),  # half of the temporary file is there
     "before rename": (os, "replace", "before", _to("last.pt")),
     "after best.pt": (os, "replace", "after", _to("best.pt")),
-    "metrics.csv": (os, "replace", "before", _to("metrics.csv")),
-    "curves": (run_directory, "draw_curves", "before", None),  # after an epoch's save
+    "metrics.csv": (RunDirectory, "_append", "before", None),
+    "curves": (common, "draw", "before", _is_curves),  # after an epoch's save
 }
 
 
@@ -72,7 +75,10 @@ def arm(strike):
     left = int(count)
 
     def fire():
-        victim = {"self": os.getpid(), "parent": os.getppid(), "group": 0}[target]
+        if target == "worker":
+            victim = multiprocessing.active_children()[0].pid
+        else:
+            victim = {"self": os.getpid(), "parent": os.getppid(), "group": 0}[target]
         os.kill(victim, int(number))  # 0: the whole process group
 
     def patched(*args, **options):
@@ -139,30 +145,28 @@ class Forked:
         return self.returncode
 
 
-def start(flags, strike="", log=None, processes=1, real=False, threads="1"):
+def start(flags, strike="", log=None, processes=1, real=False, threads="1", before=()):
     """Start a run; its processes, in a process group of their own, with OMP_NUM_THREADS=`threads`.
 
-    Real ones are as a user starts them, by python or torchrun (one process here, which has the others). The
-    others are forks of this process, for two or more with the variables that say who is who.
+    Real ones are as a user starts them, by python or torchrun (one process here, which has the others), behind
+    the words `before`. The others are forks of this process, for two or more with torchrun's variables.
     """
     if real:
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-        command = [sys.executable, *(launcher if processes > 1 else []), __file__, strike, *flags]
-        ours = {**os.environ, "OMP_NUM_THREADS": threads}
-        return [subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env=ours)]
-    if processes == 1:
-        return [Forked(strike, flags, log, {"OMP_NUM_THREADS": threads}, 0)]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+        command = [*before, sys.executable, *(launcher if processes > 1 else []), __file__, strike, *flags]
+        environment = {**os.environ, "OMP_NUM_THREADS": threads}
+        return [subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env=environment)]
+    environment = {"OMP_NUM_THREADS": threads}
+    if processes > 1:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
+        size = str(processes)
+        environment |= {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "TORCHELASTIC_RUN_ID": "forked"}
     started = []
     for rank in range(processes):
-        who = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
-        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        environment = {name: str(value) for name, value in (who | where).items()} | {
-            "OMP_NUM_THREADS": threads
-        }
-        started.append(Forked(strike, flags, log, environment, started[0].pid if started else 0))
+        who = {"RANK": str(rank), "LOCAL_RANK": str(rank)} if processes > 1 else {}
+        started.append(Forked(strike, flags, log, environment | who, started[0].pid if started else 0))
     return started
 
 

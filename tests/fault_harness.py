@@ -5,11 +5,12 @@ python tests/fault_harness.py --stops 60                 the full count: about t
 python tests/fault_harness.py --stops 8 --seed 1         a few, others
 python tests/fault_harness.py --saving-cost              the share of the time that goes into saving
 
-A stop is a signal, at a point of the program (POINTS in fault_driver.py) or at a random time from outside.
-A run is stopped up to three times, resumed each time by its path or by --resume auto, and finished. The runs
-that others are compared with, and every fourth stop (by torchrun every second), are processes started as a
-user starts them; the others are forks, which spares them the imports, as are all where a scenario has fewer
-than three stops. Exit code 1: a run was not as promised.
+A stop is a signal, at a point of the program (POINTS in fault_driver.py) or at a random time from outside, or a
+data worker that is killed, or a /dev/shm that is full. A run is stopped up to three times, resumed each time by its
+path or by --resume auto, with other --workers, --compile or --threads, and finished. The runs that others are
+compared with, and every fourth stop (by torchrun every second), are processes started as a user starts them; the
+others are forks, which spares them the imports, as are all where a scenario has fewer than three stops.
+Exit code 1: a run was not as promised.
 """
 
 import argparse
@@ -19,14 +20,14 @@ import multiprocessing
 import os
 import random
 import shutil
-import signal
+import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from signal import SIGINT, SIGKILL, SIGTERM
+from signal import SIGABRT, SIGINT, SIGKILL, SIGTERM
 
 from fault_driver import POINTS, end, start, strike_at, wait  # sets the number of threads: before torch
 
@@ -36,22 +37,22 @@ import torch
 from PIL import Image
 
 import train
-from engine.saver import Saver
+from engine.run import Run
 
 EPOCHS = 2
 VIT = f"--dataset digits --net vit_tiny --dimhead 64 --bs 256 --epochs {EPOCHS}"
 SCENARIOS = {
-    "resnet18": f"--dataset digits --net resnet18 --bs 512 --epochs {EPOCHS}",
+    "batch norm": f"--dataset digits --net resnet20 --bs 512 --epochs {EPOCHS}",
     "dropout": VIT,
     "label noise": f"{VIT} --label-noise 0.2 --randaug --clip-grad 1 --opt adamw --warmup 1",
     "accumulate": f"{VIT} --accumulate 4",
-    "streaming": "--dataset folder:IMAGES --net resnet18 --bs 48 --epochs 2 --cache none --workers 2",
+    "files": "--dataset folder:IMAGES --net vit_tiny --dimhead 64 --size 72 --patch 24 --bs 48 --epochs 2 --workers 2",
     "2 processes": VIT,
     "mixing": f"{VIT} --mixup 0.4 --cutmix 1 --ema 0.9 --val-split 0.2 --accumulate 2",
     "other labels": f"{VIT} --k 1000 --k-end 1.5 --train-labels LABELS --label-column wrong --imbalance 0.5",
     # Nothing is learned, so that the third epoch is left out.
     "patience": f"{VIT} --epochs {EPOCHS + 1} --patience 1 --lr 1e-30",
-    "2 processes, mixing": f"{VIT} --mixup 0.4 --cutmix 1 --ema 0.9 --val-split 0.2",
+    "2 processes, batch norm": f"--dataset digits --net resnet20 --bs 256 --ema 0.5 --epochs {EPOCHS}",
 }
 PARTS = {"accumulate": 4, "mixing": 2}  # backward passes a step
 SAVE_EVERY = 2  # steps, so that SIGKILL has saves to go back to
@@ -59,7 +60,19 @@ STOPS_A_RUN = 3
 DIGITS = 1437  # training images
 ONLY_RANK_0 = {"writing", "before rename", "after best.pt", "metrics.csv", "curves"}
 MOMENTS = ("first step", *POINTS, "any time")
+MOMENTS_OF_FILES = ("killed worker", "full /dev/shm")
+FULL = "mount -t tmpfs -o size=4k tmpfs /dev/shm && head -c 4096 /dev/zero > /dev/shm/full && "
+IN_FULL_SHM = ("unshare", "-m", "sh", "-c", FULL + 'exec "$@"', "sh")
+# What a resumed run may change, without another result.
+OTHERWISE = (
+    [],
+    ["--workers", "0"],
+    ["--workers", "1", "--compile", "off"],
+    ["--threads", "1"],
+    ["--graph", "off"],
+)
 SIGNALS = {SIGTERM: 143, SIGINT: 130, SIGKILL: -9}
+USER_ERROR = 2
 TIMING = ("epoch_seconds", "images_per_second")
 HANGS = 240  # seconds after which a process is taken to hang
 
@@ -105,7 +118,7 @@ def differences(run, reference):
 # --- one run --------------------------------------------------------------------------------------------
 
 
-class Run:
+class Training:
     """A run of a scenario: started, struck, resumed, finished."""
 
     def __init__(self, scenario, flags, out, rng):
@@ -131,18 +144,19 @@ class Run:
         saved = self.path and torch.load(self.path / "last.pt", weights_only=True)["progress"]
         return (saved["step"], saved["epoch"]) if saved else (0, 0)
 
-    def go(self, strike="", real=False, clock=None):
+    def go(self, strike="", real=False, clock=None, before=()):
         """Start or resume; the exit codes. `clock`: seconds after which a signal comes from outside."""
         flags = self.flags
         if self.starts:
             by_path = self.path is not None and self.rng.random() < 0.5
             flags = ["--resume", str(self.path)] if by_path else [*flags, "--resume", "auto"]
+            flags = [*flags, *self.rng.choice(OTHERWISE if not before else [[]])]
         # a resumed run computes with its own number again; one that was killed too early starts anew
         threads = self.rng.choice("12") if self.path else "1"
         self.starts += 1
         with open(self.log, "a") as log:
             print(f"\n$ {strike or clock or ''} train.py {' '.join(flags)}", file=log, flush=True)
-            processes = start(flags, strike, log, self.processes, real, threads)
+            processes = start(flags, strike, log, self.processes, real, threads, before)
             try:
                 if clock and None in wait(processes, clock[0]):
                     kill = self.rng.choice((os.kill, os.killpg)) if self.processes == 1 else os.killpg
@@ -161,6 +175,8 @@ class Run:
         rng, strike, clock, code = self.rng, "", None, SIGNALS[number]
         before, epochs = self.progress
         torchrun = real and self.processes > 1
+        if moment in MOMENTS_OF_FILES:
+            return self._lose_workers(moment, total - before)
         if moment == "any time":
             clock = (rng.uniform(0.1, seconds + 6 * real), number)
         else:
@@ -180,6 +196,7 @@ class Run:
             point = "step" if moment == "first step" else moment
             strike = strike_at(point, count, number, target, rank)
         codes = self.go(strike, real, clock)
+        self._check_rows()
         if set(codes) <= {0}:
             return False  # it was done before
         allowed = {code, 1, -number} if torchrun else {code}
@@ -188,12 +205,33 @@ class Run:
         if moment == "start-up" and self.processes > 1:  # the others wait for one that has gone
             allowed |= {1}
         if self.processes > 1:  # the others lost one, or stop with it: 143, whichever signal it had
-            allowed |= {1, -signal.SIGABRT} if number == SIGKILL else {143}
+            allowed |= {1, -SIGABRT} if number == SIGKILL else {143}
         if not set(codes) <= allowed:
             self.problems.append(f"{strike or clock}: exit codes {codes}")
         if strike and point == "step":
             struck_in = before + -(-count // parts)
             self._check_step(before, struck_in, struck_in if target != "parent" else total, number)
+        return True
+
+    def _check_rows(self):
+        """No row of metrics.csv is torn or doubled at any time."""
+        for file in self.out.glob("*/metrics.csv"):
+            header, *rows = (line.split(",") for line in file.read_text().splitlines())
+            epochs = [row[0] for row in rows]
+            if len(set(epochs)) < len(epochs) or any(len(row) != len(header) for row in rows):
+                self.problems.append(f"{file.name} has a torn or doubled row: {rows}")
+
+    def _lose_workers(self, moment, steps):
+        """Workers that are killed, or cannot start, end the run in one line that names a way out."""
+        if moment == "killed worker":
+            codes = self.go(strike_at("step", self.rng.randint(1, max(1, steps - 2)), SIGKILL, "worker"))
+        else:
+            codes = self.go(real=True, before=IN_FULL_SHM)
+        said = self.log.read_text().splitlines()[-1]
+        if codes == [0]:
+            return False  # it was done before
+        if codes != [USER_ERROR] or not said.startswith("train.py: error: ") or "--workers 0" not in said:
+            self.problems.append(f"{moment}: exit codes {codes}, {said}")
         return True
 
     def _check_step(self, before, struck_in, most, number):
@@ -234,6 +272,12 @@ def plan(stops):
         round_, s = divmod(i, len(SCENARIOS))
         moment = MOMENTS[(round_ + 2 * s) % len(MOMENTS)]
         planned[list(SCENARIOS)[s]].append((moment, list(SIGNALS)[(round_ + s + round_ // 9) % 3]))
+    special = MOMENTS_OF_FILES
+    if subprocess.run([*IN_FULL_SHM, "true"], capture_output=True).returncode:
+        print("no full /dev/shm: this user may not mount one")
+        special = special[:1]
+    files = planned["files"]
+    files[: len(special)] = [(moment, SIGKILL) for moment in special[: len(files)]]
     return planned
 
 
@@ -245,7 +289,7 @@ def strike_scenario(name, pending, seed, folder):
     folder = folder / name.replace(" ", "-")
     folder.mkdir()
     few = len(pending) < STOPS_A_RUN
-    reference = Run(name, flags, folder / "reference", rng)
+    reference = Training(name, flags, folder / "reference", rng)
     if set(reference.go(real=not few)) != {0}:
         return Counter(), 0, [f"{name}: the run left alone failed\n{reference.log.read_text()}"]
     total, seconds = reference.progress[0], seconds_of(reference.path)
@@ -255,7 +299,7 @@ def strike_scenario(name, pending, seed, folder):
         if not pending:
             break
         began = time.monotonic()
-        run = Run(name, flags, folder / str(number), rng)
+        run = Training(name, flags, folder / str(number), rng)
         for stop in pending[:STOPS_A_RUN]:
             real = sum(done.values()) % (2 if run.processes > 1 else 4) == 1 and not few
             if run.stop(*stop, total, seconds, real):
@@ -282,9 +326,10 @@ def seconds_of(run):
 
 def table(done):
     """Stops by scenario and moment, the signals as letters."""
-    lines = [["", *MOMENTS]]
+    columns = (*MOMENTS, *MOMENTS_OF_FILES)
+    lines = [["", *columns]]
     for name, counts in done.items():
-        cells = ["".join(s.name[3] * counts[moment, s] for s in SIGNALS) for moment in MOMENTS]
+        cells = ["".join(s.name[3] * counts[moment, s] for s in SIGNALS) for moment in columns]
         lines.append([name, *(cell or "-" for cell in cells)])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     rows = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines]
@@ -310,7 +355,9 @@ def harness(stops, seed, jobs, folder):
         "resumes": sum(result[1] for result in results),
         "mismatches": len(problems),
         "seconds": round(time.monotonic() - began),
-        "signals": {s.name: sum(c[m, s] for c in done.values() for m in MOMENTS) for s in SIGNALS},
+        "signals": {
+            s.name: sum(n for c in done.values() for (_, x), n in c.items() if x == s) for s in SIGNALS
+        },
     }
     print(*problems, table(done), json.dumps(summary), sep="\n")
     return 1 if problems else 0
@@ -331,11 +378,11 @@ def saving_cost(folder):
 
         setattr(owner, name, measured)
 
-    timed(Saver, "save")
-    timed(train, "run_epochs")
+    timed(Run, "save")
+    timed(train, "train_epochs")
     train.main([*"--dataset digits --net resnet18 --epochs 10 --bs 128 --out".split(), str(folder)])
-    share = 100 * seconds["save"] / seconds["run_epochs"]
-    summary = {"saving_seconds": seconds["save"], "seconds": seconds["run_epochs"], "saving_percent": share}
+    share = 100 * seconds["save"] / seconds["train_epochs"]
+    summary = {"saving_seconds": seconds["save"], "seconds": seconds["train_epochs"], "saving_percent": share}
     print(json.dumps({name: round(value, 2) for name, value in summary.items()}))
     return 1 if share > 5 else 0
 

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from test_stylegan_patch_apply import build
 
-PROGRAMS = {name: f"{name}.py" for name in ("train", "regression", "compare", "sweep")}
+PROGRAMS = {name: f"{name}.py" for name in ("train", "regression", "compare", "sweep", "predict", "export")}
 PROGRAMS["apply"] = "stylegan_patch/apply.py"
 
 

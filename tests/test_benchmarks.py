@@ -22,57 +22,36 @@ TINY = {
     "bench_lm.py": ["--cases", "40x50xfloat32", "24x30xbfloat16", "--dim", 8, "--rounds", 1],
     "bench_train.py": ["--nets", "resnet18", "vit_tiny", "--bs", 2, "--steps", 2, "--rounds", 1],
 }  # fmt: skip
-ROWS = {"bench_losses.py": 2, "bench_data.py": 4, "bench_train.py": 2, "bench_lm.py": 2}
-TITLES = {
-    "bench_losses.py": "forward + backward on (4, classes)",
-    "bench_data.py": "crop, flip, normalise; batches of 8",
-    "bench_lm.py": "head and loss, forward + backward, 8 features",
-    "bench_train.py": "training steps of 2 images of 32 px",
-}
 
 
 @pytest.mark.parametrize("benchmark", TINY)
 def test_prints_a_table_and_writes_the_same_rows_as_json(benchmark, cli, tmp_path):
     out = cli(f"benchmarks/{benchmark}", "--device", "cpu", *TINY[benchmark], "--json", "out.json").stdout
-    title, machine, _, heading, rule, *table = out.splitlines()
-    assert title.startswith(TITLES[benchmark]) and "thread" in machine
-    assert len({line.count("|") for line in (heading, rule, *table)}) == 1
+    _, machine, _, heading, rule, *table = out.splitlines()
+    assert "thread" in machine and len({line.count("|") for line in (heading, rule, *table)}) == 1
     results = json.loads((tmp_path / "out.json").read_text())
-    assert len(table) == len(results["rows"]) == ROWS[benchmark]
+    assert len(table) == len(results["rows"]) >= 2
     assert results["benchmark"] == benchmark and {*map(str, TINY[benchmark])} <= {*results["command"]}
-
-
-def test_the_ratio_of_a_training_step_is_that_of_the_two_rates_and_the_share_that_of_the_peak(cli):
-    args = ["--nets", "resnet18", "--bs", 2, "--steps", 2, "--rounds", 1, "--json", "-"]
-    (row,) = json.loads(cli("benchmarks/bench_train.py", "--device", "cpu", *args).stdout)["rows"]
-    assert row["net"] == "resnet18" and row["memory_gib"] > 0
-    assert row["ratio"] == pytest.approx(row["ours"] / row["baseline"])
-    assert row["share_of_peak"] == pytest.approx(row["tflops"] / row["peak_tflops"])
-    # ResNet-18 at 32 px has 0.556 billion multiply-adds forward, and twice as many backward but for the first
-    per_image = row["tflops"] * 1e12 / row["ours"]
-    assert per_image == pytest.approx(2 * 3 * 0.556e9, rel=0.01)
-
-
-def test_losses_are_compared_with_cross_entropy(cli):
-    out = cli("benchmarks/bench_losses.py", *TINY["bench_losses.py"], "--json", "-").stdout
-    for row in json.loads(out)["rows"]:
-        assert row["ce"]["ratio"] == 1
-        assert row["rlo"]["ratio"] == pytest.approx(row["rlo"]["median_us"] / row["ce"]["median_us"])
+    if benchmark == "bench_losses.py":
+        for row in results["rows"]:
+            assert row["ce"]["ratio"] == 1
+            assert row["rlo"]["ratio"] == pytest.approx(row["rlo"]["median_us"] / row["ce"]["median_us"])
+    if benchmark == "bench_train.py":
+        row = results["rows"][0]
+        assert row["ratio"] == pytest.approx(row["ours"] / row["baseline"])
+        assert row["share_of_peak"] == pytest.approx(row["tflops"] / row["peak_tflops"])
+        # ResNet-18 at 32 px has 0.556 billion multiply-adds forward, and twice as many backward but for the first
+        assert row["tflops"] * 1e12 / row["ours"] == pytest.approx(2 * 3 * 0.556e9, rel=0.01)
 
 
 def test_the_memory_of_a_step_is_what_it_holds_beyond_what_stood_before(process):
-    """The plain route keeps two matrices of tokens × words, log-softmax and its gradient, and the weight's gradient."""
+    """Plain, there are three matrices of tokens × words, log-softmax and two gradients, and the weight's gradient."""
     args = ["--cases", "1024x8192xfloat32", "--dim", 64, "--rounds", 1, "--json", "-"]
     (row,) = json.loads(process("benchmarks/bench_lm.py", "--device", "cpu", *args).stdout)["rows"]
     logits, weight = 4 * 1024 * 8192 / 2**20, 4 * 8192 * 64 / 2**20
-    assert row["plain"]["mib"] == pytest.approx(2 * logits + weight, rel=0.25)
+    assert row["plain"]["mib"] == pytest.approx(3 * logits + weight, rel=0.25)
     assert weight < row["root"]["mib"] < logits
     assert row["root"]["memory"] == pytest.approx(row["root"]["mib"] / row["plain"]["mib"])
-
-
-def test_compiled_losses_can_be_measured(cli):
-    args = ["--mode", "compiled", "--classes", 3, "--bs", 4, "--rounds", 1]
-    assert "compiled" in cli("benchmarks/bench_losses.py", *args).stdout
 
 
 @pytest.mark.parametrize(

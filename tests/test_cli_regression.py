@@ -247,3 +247,29 @@ def test_a_reader_that_leaves_early_is_no_traceback(tmp_path):
     result = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=300)
     assert result.stdout.count("\n") == 1
     assert "Traceback" not in result.stderr and result.stderr.count("\n") <= 1
+
+
+def test_root_starts_at_the_logistic_solution_so_that_its_optimisers_agree(run):
+    # Wrong labels and few samples: from zero the two end at different stationary points.
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(80, 30)).round(4)
+    y = (X[:, 0] > 0) ^ (rng.random(80) < 0.2)
+    pd.DataFrame(X).add_prefix("x").assign(y=y.astype(int)).to_csv("t.csv", index=False)
+    words = [
+        "--dataset",
+        "t.csv",
+        "--k",
+        "2",
+        "--l2",
+        "0.001",
+        "--optimizer",
+        "lbfgs",
+        "newton",
+        "--out",
+        "out",
+    ]
+    code, printed, _ = run(*words)
+    lbfgs, newton = (row for row in rows("out") if row["objective"] == "root k=2")
+    assert code == 0 and lbfgs["value"] == pytest.approx(newton["value"], abs=1e-9)
+    assert "it starts at the logistic solution of the same l2" in printed
+    assert "different stationary points" not in printed

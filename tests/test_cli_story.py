@@ -124,10 +124,10 @@ def test_ctrl_c_and_a_closed_output_end_predict_without_a_traceback(story, cli, 
         predict.main(words)
     assert len((tmp_path / "out.csv").read_text().splitlines()) == 61
 
-    def interrupted(*_):
+    def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("data.images.decode", interrupted)
+    monkeypatch.setattr("data.workers.decode", interrupted)
     assert cli("predict.py", *words, code=130).stderr.count("\n") == 1
 
 

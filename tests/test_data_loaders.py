@@ -56,12 +56,13 @@ def reference(pixels, number, seed=0):
     pad = pad_of(side)
     order = plan.permutation(n, seed, number)
     draws = plan.draw(n, seed, number, pad=pad, flip=True, randaug=False)
+    flipped = plan.alternating_flip(order, seed, number)
     out = []
     for position, sample in enumerate(order.tolist()):
         padded = np.pad(pixels[sample], ((0, 0), (pad, pad), (pad, pad)))
         top, left = int(draws.top[position]), int(draws.left[position])
         one = padded[:, top : top + side, left : left + side]
-        one = one[:, :, ::-1] if draws.flip[position] else one
+        one = one[:, :, ::-1] if flipped[position] else one
         one = one.astype(np.float64) / 255
         out.append((one - np.array(MEAN)[:, None, None]) / np.array(STD)[:, None, None])
     return torch.from_numpy(np.stack(out))
@@ -74,6 +75,19 @@ def test_augmented_batches_equal_a_per_image_reference(channels):
     shown = torch.cat([x for x, _ in batches]).double()
     torch.testing.assert_close(shown, reference(np.repeat(pixels, 3 // channels, 1), 3), atol=1e-5, rtol=1e-5)
     assert all(x.is_contiguous() for x, _ in batches)
+
+
+def test_small_images_are_mirrored_in_every_other_epoch_first_at_random():
+    pixels = np.zeros((40, 1, 16, 16), np.uint8)
+    pixels[..., :8] = 255  # the left half is white
+    left_in = []
+    for epoch in range(4):
+        mirrored = torch.empty(40, dtype=torch.bool)
+        for x, y in loader(pixels, batch_size=20).from_(epoch):
+            mirrored[y] = x[:, 0, 8, 3] < x[:, 0, 8, 12]
+        left_in.append(mirrored)
+    assert 8 <= left_in[0].sum() <= 32
+    assert all(torch.equal(a, ~b) for a, b in itertools.pairwise(left_in))
 
 
 def test_digits_are_never_flipped_and_without_augmentation_nothing_changes():

@@ -208,6 +208,28 @@ def test_the_average_of_the_weights_and_the_k_of_each_step():
     torch.testing.assert_close(trainer.averaged.module.weight, (weights[0] + weights[1]) / 2)
 
 
+@pytest.mark.slow
+def test_a_signal_ends_a_loop_that_hangs_and_waits_for_one_that_asks():
+    program = """
+import os, signal, sys, time
+import engine.stop
+engine.stop.PATIENCE = 1
+stop = engine.stop.Stop()
+with stop.deferred():
+    os.kill(os.getpid(), signal.SIGTERM)
+    if sys.argv[1] == "asks":
+        assert stop.requested
+        time.sleep(2)
+        print("saved")
+        stop.leave()
+    time.sleep(60)
+"""
+    for how, says in (("asks", "saved"), ("hangs", "")):
+        words = [sys.executable, "-c", program, how]
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=30)
+        assert (done.returncode, done.stdout.strip()) == (143, says)
+
+
 # --- scores and report --------------------------------------------------------------------------------
 
 

@@ -1,5 +1,8 @@
 """CausalLMLoss: alone, and in a transformers.Trainer that accumulates gradients over uneven texts."""
 
+import warnings
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -59,7 +62,12 @@ def test_a_step_without_a_label_is_zero_and_moves_nothing():
     [
         ({"loss": "rot"}, "did you mean root"),
         ({"loss": "ce", "k": 3}, "'ce' has no k and m"),
+        ({"loss": "root", "alpha": 0.5}, "'root' has no alpha"),
         ({"k": 0}, "k must be"),
+        ({"ignore_index": 0}, "must be -100"),
+        ({"level": "word"}, "token or sequence"),
+        ({"level": "sequence", "label_smoothing": 0.1}, "without weight and label_smoothing"),
+        ({"router_aux_loss_coef": -1.0}, "router_aux_loss_coef must be"),
     ],
 )
 def test_mistakes_are_found_when_it_is_made(arguments, said):
@@ -67,16 +75,88 @@ def test_mistakes_are_found_when_it_is_made(arguments, said):
         CausalLMLoss(**arguments)
 
 
-def test_labels_that_are_missing_or_do_not_fit_are_named():
+def output(name="CausalLMOutput", **values):
+    """What a model of transformers returns, as far as the loss looks."""
+    return type(name, (SimpleNamespace,), {})(**values)
+
+
+def test_outputs_and_labels_that_are_missing_or_do_not_fit_are_named():
     logits, labels = batch()
-    with pytest.raises(ValueError, match="labels"):
-        CausalLMLoss()((logits,), None)
-    with pytest.raises(ValueError, match=r"\(3, 9\), got \(3, 8\)"):
-        CausalLMLoss()((logits,), labels[:, 1:])
-    with pytest.raises(ValueError, match=r"next words.*got \(4, 5\); for one class a sample"):
-        CausalLMLoss()(
-            (torch.zeros(4, 5),), torch.zeros(4, dtype=torch.long)
-        )  # would compare with the next sample's
+    for outputs, given, said in (
+        ((logits,), None, "labels"),
+        ((logits,), labels[:, 1:], r"\(3, 9\), got \(3, 8\)"),
+        ((torch.zeros(4, 5),), torch.zeros(4).long(), r"next words.*got \(4, 5\); for one class a sample"),
+        (output(logits=None, loss=logits.sum()), labels, "no logits.*root_from_ce"),
+        ({"loss": logits.sum()}, labels, "no logits"),
+        ((None,), labels, "no logits"),
+        ((logits.sum(), logits), labels, "no logits"),
+        (output("Seq2SeqLMOutput", logits=logits), labels, r"Seq2SeqLMOutput.*shift=False"),
+        (output("MaskedLMOutput", logits=logits), labels, "shift=False"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            CausalLMLoss()(outputs, given)
+
+
+def test_labels_that_are_aligned_or_shifted_already_are_used_as_they_are():
+    logits, labels = batch()
+    want = losses.root_loss(logits.flatten(0, 1), labels.flatten(), 5, 5)
+    aligned = output("Seq2SeqLMOutput", logits=logits)
+    torch.testing.assert_close(CausalLMLoss(shift=False)(aligned, labels), want)
+    torch.testing.assert_close(CausalLMLoss()((logits,), None, shift_labels=labels), want)
+
+
+def test_the_plain_cross_entropy_is_kept_for_logs():
+    logits, labels = batch()
+    want = F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+    for options in ({}, {"label_smoothing": 0.1}, {"loss": "poly1"}, {"weight": torch.rand(11)}):
+        loss = CausalLMLoss(**options)
+        value = loss((logits,), labels, 100)
+        torch.testing.assert_close(loss.last_ce, want.detach())
+        assert value != want and value.requires_grad and not loss.last_ce.requires_grad
+
+
+def test_annealing_moves_k():
+    logits, labels = batch()
+    loss = CausalLMLoss("root", k=5, m=5)
+    loss.anneal(2.0)
+    torch.testing.assert_close(loss((logits,), labels), CausalLMLoss("root", k=2, m=2)((logits,), labels))
+    with pytest.raises(ValueError, match="only root and rlo"):
+        CausalLMLoss("ce").anneal(2.0)
+
+
+def test_the_loss_that_balances_experts_is_added_or_warned_of_once():
+    logits, labels = batch()
+    outputs = output(logits=logits, aux_loss=torch.tensor(2.0))
+    plain = CausalLMLoss()((logits,), labels)
+    torch.testing.assert_close(CausalLMLoss(router_aux_loss_coef=0.5)(outputs, labels), plain + 1)
+    twice = CausalLMLoss(router_aux_loss_coef=0.5)(outputs, labels, 2 * int((labels[:, 1:] != -100).sum()))
+    torch.testing.assert_close(twice, (plain + 1) / 2)  # one of two micro-batches
+    loss = CausalLMLoss()
+    with pytest.warns(UserWarning, match=r"aux_loss.*model\.config\.router_aux_loss_coef"):
+        torch.testing.assert_close(loss(outputs, labels), plain)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loss(outputs, labels)
+
+
+@pytest.mark.parametrize("name", ["root", "rlo", "focal", "ce"])
+def test_a_whole_text_is_trusted_or_not(name):
+    logits, labels = batch()
+    loss = CausalLMLoss(name, level="sequence")
+    ell = F.cross_entropy(logits[:, :-1].transpose(1, 2), labels[:, 1:], reduction="none")
+    counts = (labels[:, 1:] != -100).sum(1)
+    function = {
+        "root": lambda x: losses.root_from_ce(x, 5, 5), "rlo": lambda x: losses.rlo_from_ce(x, 5, 5),
+        "focal": losses.focal_from_ce, "ce": lambda x: x,
+    }[name]  # fmt: skip
+    want = (counts * function(ell.sum(1) / counts)).sum() / counts.sum()
+    torch.testing.assert_close(loss((logits,), labels), want)
+    # The same three texts packed in a row: each begins at position 0, where nothing is predicted.
+    labels[:, 0] = -100
+    packed = {"position_ids": torch.arange(9).repeat(3)[None]}
+    torch.testing.assert_close(loss((logits.view(1, 27, 11),), labels.view(1, 27), **packed), want)
+    with pytest.raises(ValueError, match="position_ids"):
+        loss((logits.view(1, 27, 11),), labels.view(1, 27))
 
 
 @pytest.fixture(scope="module")
@@ -154,12 +234,14 @@ def test_trl_ends_with_the_same_weights_however_it_accumulates_and_its_dft_is_ro
         max_position_embeddings=32, bos_token_id=2, eos_token_id=2, pad_token_id=1,
     )  # fmt: skip
 
-    class Overriding(trl.SFTTrainer):
-        compute_loss = transformers.Trainer.compute_loss
-
-        def __init__(self, *arguments, **options):
-            super().__init__(*arguments, **options)
-            self.compute_loss_func = CausalLMLoss("root", k=5, m=5)
+    class RootedTrainer(trl.SFTTrainer):  # as docs/language-models.md has it
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            outputs = model(**inputs, use_cache=False, fused_lm_head=True)
+            n = outputs.label_mask.sum() if num_items_in_batch is None else num_items_in_batch
+            loss = (losses.root_from_ce(-outputs.log_probs, 5, 5) * outputs.label_mask).sum() / n
+            if num_items_in_batch is not None:
+                loss = loss * self.accelerator.num_processes
+            return (loss, outputs) if return_outputs else loss
 
     def trained(size, accumulate, trainer=trl.SFTTrainer, loss_type="nll", **loss):
         torch.manual_seed(0)
@@ -177,6 +259,6 @@ def test_trl_ends_with_the_same_weights_however_it_accumulates_and_its_dft_is_ro
     whole = trained(8, 1, **root)
     for size, accumulate in ((2, 4), (1, 8)):
         assert (trained(size, accumulate, **root) - whole).abs().max() < 1e-5
-        assert (trained(size, accumulate, Overriding) - whole).abs().max() < 1e-5
+        assert (trained(size, accumulate, RootedTrainer) - whole).abs().max() < 1e-5
     ours = trained(4, 2, compute_loss_func=CausalLMLoss("root", k=1, m=1))
     assert (trained(4, 2, loss_type="dft") - ours).abs().max() < 1e-6

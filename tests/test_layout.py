@@ -23,6 +23,8 @@ MAY_IMPORT = {
     "compare": {"common", "flags", "comparison", "engine"},
     "sweep": {"common", "flags", "engine"},
 }
+# Where two rooms meet besides: the transform of `models.load_run` decodes an image as training does.
+EXCEPTIONS = {"models/run.py": {"data"}}
 EVERYTHING = {*MAY_IMPORT, "rooted_loss", "stylegan_patch", "benchmarks", "examples", "tests"}
 
 
@@ -42,8 +44,11 @@ def imports_of(path: Path):
 @pytest.mark.parametrize("name", MAY_IMPORT)
 def test_arrows_point_one_way(name):
     for path in files_of(name):
-        foreign = set(imports_of(path)) & EVERYTHING - MAY_IMPORT[name] - {name}
-        assert not foreign, f"{path.relative_to(ROOT)} imports {', '.join(sorted(foreign))}"
+        where = str(path.relative_to(ROOT))
+        foreign = set(imports_of(path)) & EVERYTHING - MAY_IMPORT[name] - {name} - EXCEPTIONS.get(
+            where, set()
+        )
+        assert not foreign, f"{where} imports {', '.join(sorted(foreign))}"
 
 
 def test_the_losses_import_torch_and_python_alone():
@@ -65,5 +70,5 @@ def test_contributing_draws_these_arrows():
 def test_every_folder_has_its_line_in_contributing():
     text = (ROOT / "CONTRIBUTING.md").read_text()
     code = {path.parent.relative_to(ROOT).parts[0] for path in ROOT.glob("*/*.py")}
-    for name in code - {".venv", "runs", "datasets"}:
+    for name in code - {".venv", "runs", "datasets", "docs"}:
         assert f"`{name}/`" in text, name

@@ -1,14 +1,12 @@
-"""One family, many names: docs/losses.md, section 6, a row each, in value and gradient."""
-
-import math
+"""One family, many names: docs/losses.md, section 6, a row each, in value and gradient; and what its rivals promise."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from losses import alpha_loss, gce, rlo_loss, root_loss
+from losses import alpha_loss, apl_loss, gce, poly1_loss, rlo_loss, root_loss, sce_loss
 
-ROOTS = [0.05, 0.5, 1.0, 1.5, 3.0, 50.0, 1000.0]
+ROOTS = [0.05, 0.5, 1.0, 3.0, 1000.0]
 
 
 def same(ours, published, z, rtol=1e-12):
@@ -72,24 +70,26 @@ def test_the_series_in_the_probability_of_error(k):
             torch.testing.assert_close(value, taylor, rtol=1 / k, atol=0)
 
 
-@pytest.mark.parametrize("k", ROOTS)
-def test_what_holds_at_3_holds_at_every_k(k):
-    g = torch.Generator().manual_seed(2)
-    z = torch.randn(5, 4, generator=g, dtype=torch.float64).requires_grad_()
-    y = torch.tensor([0, 3, 1, 2, 2])
-    root, rlo = root_loss(z, y, k, k, reduction="none"), rlo_loss(z, y, k, k, reduction="none")
-    ce = F.cross_entropy(z, y, reduction="none")
-    assert (root <= ce).all() and (ce <= rlo).all() and (root <= k).all()
-    hessian = torch.func.hessian(lambda x: rlo_loss(x, y[0], k, k))(z[0].detach())
-    eigenvalues = torch.linalg.eigvalsh(hessian)
-    assert eigenvalues[0] > -1e-10 * eigenvalues[-1]  # convex
-    for loss in (root_loss, rlo_loss):
-        for options in ({}, {"label_smoothing": 0.1}):
-            scale = 1 / loss(z, y, k, k, **options).item()
-            assert torch.autograd.gradcheck(lambda x, f=loss, o=options, s=scale: s * f(x, y, k, k, **o), z)
-        for spread in (1e2, 1e4, 1e30):  # finite, and pointing the right way
-            far = torch.tensor([[spread, 0.0], [0.0, spread]], requires_grad=True)
-            value = loss(far, torch.zeros(2).long(), k, k)
-            (gradient,) = torch.autograd.grad(value, far)
-            assert value.isfinite() and gradient.isfinite().all() and (gradient[:, 0] <= 0).all()
-    assert math.isclose(alpha_loss(1 / (1 + 1 / k))(z, y).item(), rlo.mean().item(), rel_tol=1e-9)
+def test_the_robust_rivals_sum_to_a_constant_over_the_labels(problem):
+    """Ghosh et al. 2017: what makes a loss noise tolerant. NCE sums to 1, RCE to −A (C − 1)."""
+    z = problem[0]
+    each = [apl_loss(z, torch.full((6,), c), 2.0, 3.0, -4.0, reduction="none") for c in range(5)]
+    torch.testing.assert_close(sum(each), torch.full((6,), 2 + 3 * 4.0 * 4, dtype=torch.float64))
+    each = [sce_loss(z, torch.full((6,), c), 0.0, 3.0, -4.0, reduction="none") for c in range(5)]
+    torch.testing.assert_close(sum(each), torch.full((6,), 3 * 4.0 * 4, dtype=torch.float64))
+
+
+def test_poly1_is_the_series_of_cross_entropy_with_another_first_coefficient(problem):
+    z, y, p = problem
+    powers = (1 - p)[:, None] ** torch.arange(1, 1000)
+    series = (powers / torch.arange(1, 1000)).sum(1) + 1.5 * powers[:, 0]
+    near = p > 0.05
+    assert near.any()
+    torch.testing.assert_close(poly1_loss(z, y, 1.5, reduction="none")[near], series[near])
+
+
+def test_a_single_class_costs_nothing():
+    z = torch.tensor([[3.0], [-1e30]], requires_grad=True)
+    for loss in (root_loss, rlo_loss, sce_loss, apl_loss, poly1_loss):
+        value = loss(z, torch.zeros(2).long())
+        assert value == 0 and (torch.autograd.grad(value, z)[0] == 0).all()

@@ -11,7 +11,6 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
 import losses
-from losses import chunked
 
 PAIRS = {
     "root": (losses.linear_root_loss, losses.root_loss),
@@ -112,8 +111,7 @@ def test_only_the_gradients_that_are_asked_for_are_made_and_never_all_logits(nam
 
 @both
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_is_summed_in_float32(name, dtype, monkeypatch):
-    monkeypatch.setattr(chunked, "WORDS_AT_A_TIME", 17)
+def test_half_precision_is_summed_in_float32(name, dtype):
     hidden, weight, bias, target = problem(tokens=512, dim=16, words=40, dtype=dtype, spread=0.3)
     ours = value_and_gradients(
         PAIRS[name][0](hidden, weight, target, bias=bias, chunk_size=4), (hidden, weight, bias)
@@ -240,7 +238,6 @@ def test_a_wrapped_model_trains_as_with_the_plain_loss(name):
         ({"target": torch.full((70,), -1)}, "target -1 is no word"),
         ({"bias": torch.zeros(24)}, "300 words"),
         ({"weight": torch.zeros(300, 24).double()}, "one dtype"),
-        ({"weight": torch.zeros(300, 24, device="meta")}, "one device"),
         ({"chunk_size": 0}, "chunk_size must be an integer > 0"),
         ({"chunk_size": 2.5}, "chunk_size must be an integer > 0"),
         ({"reduction": "average"}, "mean, sum, none"),

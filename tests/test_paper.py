@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_commands import PARSERS, ROOT, commands_of
+from conftest import ROOT
+from test_commands import parse
 
-import sweep
 import train
 
 SCRIPTS = sorted(path.name for path in (ROOT / "paper").glob("*.sh"))
@@ -63,16 +63,17 @@ def test_every_command_of_a_script_parses(name, tmp_path):
             flags = {word.removeprefix("--") for word in words if word.startswith("--")}
             assert flags and all(f'"{flag}"' in text or f'"--{flag}"' in text for flag in flags)
         else:
-            PARSERS[script](words)
+            parse(script, words)
 
 
+@pytest.mark.slow
 def test_the_tuned_baseline_is_three_losses_at_three_rates_over_ten_seeds(here, tmp_path, capsys):
-    sweeps = [
-        words for _, (script, *words) in commands("tuned_resnet18.sh", tmp_path) if script == "sweep.py"
-    ]
-    jobs = [job for words in sweeps for job in sweep.make_jobs(sweep.parse_args(words))]
+    def jobs_of(*arguments):
+        found = commands("tuned_resnet18.sh", tmp_path, *arguments)
+        return [job for _, (script, *words) in found if script == "sweep.py" for job in parse(script, words)]
+
     kinds = {}
-    for job in jobs:
+    for job in jobs_of():
         flags = job.flags
         kinds.setdefault((flags["loss"], flags["k_end"]), set()).add((flags["lr"], flags["seed"]))
         assert (flags["opt"], flags["weight_decay"], flags["epochs"]) == ("sgd", 5e-4, 30)
@@ -80,23 +81,18 @@ def test_the_tuned_baseline_is_three_losses_at_three_rates_over_ten_seeds(here, 
     assert all(len(runs) == 30 for runs in kinds.values())
 
     # And each loss takes two steps of the recipe, on images that need no download.
-    sweeps = [
-        w for _, (script, *w) in commands("tuned_resnet18.sh", tmp_path, "digits") if script == "sweep.py"
-    ]
-    jobs = [job for words in sweeps for job in sweep.make_jobs(sweep.parse_args(words))]
+    jobs = {(job.flags["loss"], job.flags["k_end"]): job for job in jobs_of("digits")}
     for kind in kinds:
-        job = next(job for job in jobs if (job.flags["loss"], job.flags["k_end"]) == kind)
-        cut = job.words.index("--out")  # where the sweep puts the run; --quick keeps nothing
-        train.main([*job.words[:cut], "--quick", "--bs", "64", "--threads", "1"])
+        words = jobs[kind].words
+        cut = words.index("--out")  # where the sweep puts the run; --quick keeps nothing
+        train.main([*words[:cut], "--quick", "--bs", "64", "--threads", "1"])
         said = capsys.readouterr().out
-        assert "step 2 " in said and "test accuracy" in said and "nothing is kept of --quick" in said
+        assert "step 0 of 2" in said and "--quick keeps no files" in said
 
 
-def test_the_page_on_reproduction_names_every_script_and_its_commands_parse():
+def test_the_page_on_reproduction_names_every_script():
     text = (ROOT / "docs" / "reproduction.md").read_text()
     assert {name for name in SCRIPTS if f"paper/{name}" in text} == set(SCRIPTS)
-    for script, words in commands_of(text):
-        PARSERS[script](words)
 
 
 def test_memorised_counts_what_a_net_says_of_right_and_of_wrong_labels(tmp_path, monkeypatch, capsys):

@@ -106,8 +106,9 @@ def test_a_feature_that_is_no_finite_number_is_refused_by_column_line_and_value(
         ("b,b,y\n1,2,p\n3,4,q\n", {"drop": ("b",)}, "several columns are called 'b'; give --drop an index"),
         ("a,b,y\n1,2,p\n3,4,5,q\n", {}, "line 3: 4 cells where the first line has 3"),
         ("a,b\n1,2,p\n3,4,q\n", {}, "line 2: 3 cells where the first line has 2"),
-        ("a,b,y\n1,2,p\n3,4\n", {}, "the target, column 2 (y), is missing"),
-        ("y,a,b\np,1,2\nq,3\n", {"target": "y"}, "line 3: column 2 (b) is missing, or the line too short"),
+        ("a,b,y\n1,2,p\n3,q\n", {}, "line 3: 2 cells where the first line has 3; fix the line"),
+        ("a,y,note\n1,p,\n3,q\n", {"drop": ("note",), "target": "y"}, "line 3: 2 cells where the first line has 3"),
+        ("0,5;p\n1,5;q\n2,5;p\n", {"sep": ";", "decimal": ","}, "looks like data; say --header no"),
         ("a,y\n950,p\n1.250,q\n", {}, "is 1.250 in column 0 (a) a fraction, or a point between thousands? Say --decimal ."),
         ("a,y\n950,p\n2.000,q\n", {}, "say --decimal ."),
         ("a;y\n1,5;p\n2.5;q\n", {"sep": ";", "decimal": ","}, "line 3: column 0 (a) is '2.5', no finite number"),
@@ -127,7 +128,7 @@ def test_a_feature_that_is_no_finite_number_is_refused_by_column_line_and_value(
         ("version https://git-lfs.github.com/spec/v1\noid sha256:0\n", {}, "is a git-lfs pointer, not the file itself"),
         ('{"a": 1, "y": "p"}\n{"a": 2, "y": "q"}\n', {}, "is JSON: save it as CSV"),
         ("<!DOCTYPE html>\n<html>", {}, "is HTML or XML"),
-        (gzip.compress(b"a,y\n1,p\n"), {}, "compressed"),
+        (gzip.compress(b"a,y\n1,p\n", mtime=0), {}, "compressed"),
     ],
 )  # fmt: skip
 def test_what_is_doubtful_or_no_table_is_refused_with_what_settles_it(tmp_path, text, rule, says):

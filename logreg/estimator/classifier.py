@@ -183,6 +183,10 @@ class RootedLogisticRegression(LinearClassifierMixin, SparseCoefMixin, BaseEstim
         weight = weight * factor[codes]
         if not (weight.min() >= 0 and 0 < weight.sum() < np.inf):
             raise ValueError("class_weight must be finite, ≥ 0, and > 0 for at least one class in y")
+        for weightless in classes[np.bincount(codes, weight) == 0]:
+            warnings.warn(
+                f"class {weightless!r} has no weight: its probability tends to 0", UserWarning, stacklevel=3
+            )
         return weight
 
     def _start(self, scaled, classes):
