@@ -99,7 +99,7 @@ def test_memorised_counts_what_a_net_says_of_right_and_of_wrong_labels(tmp_path,
     import models
     from data import build_data
 
-    sys.path.insert(0, str(ROOT / "docs"))
+    sys.path.insert(0, str(ROOT / "paper"))
     import memorised
 
     class Sevens(torch.nn.Module):

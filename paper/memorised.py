@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """How much of the wrong training labels has a run learned? By its last.pt, on training images without augmentation.
 
-python docs/memorised.py runs/human/*/         percent of wrong labels, and what the net says of right and wrong ones
+python paper/memorised.py runs/human/*/         percent of wrong labels, and what the net says of right and wrong ones
 """
 
 import json
