@@ -22,6 +22,11 @@ ROOT = Path(__file__).resolve().parent.parent
 QUIET = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)  # as Python itself is
 
 
+def pytest_xdist_auto_num_workers(config):
+    """One worker more than cores: much of the time a test waits for a program in a process of its own."""
+    return (os.cpu_count() or 1) + 1
+
+
 def call(script, argv):
     """Exit code, stdout and stderr of ``main(argv)`` of a script, in this process; exceptions are passed on."""
     script, argv = ROOT / script, [str(word) for word in argv]

@@ -70,8 +70,9 @@ def start_and_signal(tmp_path, number, progress):
     return process.returncode, output
 
 
-@pytest.mark.parametrize("number,code", [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
-@pytest.mark.parametrize("progress", [0, 1])
+@pytest.mark.parametrize(
+    "number,code,progress", [(signal.SIGTERM, 143, 0), (signal.SIGINT, 130, 1), (signal.SIGKILL, -9, 1)]
+)
 def test_a_stopped_run_resumes_bit_for_bit(tmp_path, cli, reference, number, code, progress):
     returned, output = start_and_signal(tmp_path, number, progress)
     assert returned == code, output

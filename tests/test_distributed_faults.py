@@ -67,15 +67,15 @@ def test_a_killed_process_ends_torchrun(tmp_path):
     assert saved_step(tmp_path / "run") == 2
 
 
-def test_signals_and_deaths_stop_all_processes_and_three_resume_exactly(tmp_path):
+def test_signals_and_deaths_stop_all_processes_and_two_resume_exactly(tmp_path):
     """With three or more, sums depend on their order, which DDP changes after the first step of a process."""
     whole, stopped, killed = (flags_of(tmp_path / name, *FLAGS) for name in ("whole", "stopped", "killed"))
     resumed = ["--resume", str(tmp_path / "stopped" / "run")]
     codes = forks(
-        3, ("", whole), (strike_at("step", 5, SIGINT, rank=1), stopped), ("", resumed),
+        2, ("", whole), (strike_at("step", 5, SIGINT, rank=1), stopped), ("", resumed),
         (strike_at("step", 6, SIGKILL, rank=0), killed),
     )  # fmt: skip
-    assert codes[:3] == [[0, 0, 0], [143, 130, 143], [0, 0, 0]]
+    assert codes[:3] == [[0, 0], [143, 130], [0, 0]]
     assert codes[3][0] == -SIGKILL and not {0, None} & set(codes[3][1:])
     assert saved_step(tmp_path / "killed" / "run") == 4
     assert differences(tmp_path / "stopped" / "run", tmp_path / "whole" / "run") == []

@@ -57,7 +57,7 @@ def test_runs_and_prints_an_accuracy(name, example):
     """Better than chance by far, where it trains to an end."""
     said = example(name, *WORDS.get(name, []))
     accuracy = float(re.search(r"accuracy (\d+\.\d+) ?%", said.splitlines()[-1])[1])
-    assert accuracy > 80 or name in WORDS, said
+    assert accuracy > 70 or name in WORDS, said
 
 
 @pytest.mark.parametrize("loss", ["ce", "rlo"])

@@ -116,7 +116,7 @@ TRAIN = {
 TOO_MUCH = ("--max-steps", "--size", "--dimhead", "--compile", "--list-nets", "--workers", "--threads")
 
 
-@settings(FINE, max_examples=40)
+@settings(FINE, max_examples=20)
 @given(extra=flags_of(train_parser(), TRAIN, TOO_MUCH), data=st.data())
 def test_train_with_any_flags(original, extra, data):
     files = []
@@ -160,7 +160,7 @@ table = st.tuples(rows, st.sampled_from(",; \t")).map(
 )
 
 
-@settings(FINE, max_examples=40)
+@settings(FINE, max_examples=20)
 @given(extra=flags_of(regression_parser(), REGRESSION, ["--max-iter"]), data=st.data())
 def test_regression_with_any_flags_and_tables(original, extra, data):
     content = data.draw(bytes_like((original / "home/work/table.csv").read_bytes()) | table)
@@ -175,7 +175,7 @@ COMPARE = {
 }  # fmt: skip
 
 
-@settings(FINE, max_examples=40)
+@settings(FINE, max_examples=20)
 @given(
     extra=flags_of(compare_parser(), COMPARE),
     names=st.lists(st.just("runs") | anything, max_size=2),
@@ -205,7 +205,7 @@ SWEEP = {
 SWEEP |= {"--jobs": ["2"], "--out": ["runs", "new"], "--lines": ["new", "notes.txt/x"]}
 
 
-@settings(FINE, max_examples=100)
+@settings(FINE, max_examples=20)
 @given(
     extra=flags_of(sweep_parser(), SWEEP),
     rest=st.just([]) | flags_of(train_parser(), TRAIN, ["--list-nets"]),
