@@ -22,11 +22,6 @@ ROOT = Path(__file__).resolve().parent.parent
 QUIET = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)  # as Python itself is
 
 
-def pytest_xdist_auto_num_workers(config):
-    """One worker more than cores: much of the time a test waits for a program in a process of its own."""
-    return (os.cpu_count() or 1) + 1
-
-
 def call(script, argv):
     """Exit code, stdout and stderr of ``main(argv)`` of a script, in this process; exceptions are passed on."""
     script, argv = ROOT / script, [str(word) for word in argv]
@@ -67,8 +62,8 @@ def handlers_put_back():
 
 
 def pytest_xdist_auto_num_workers(config):
-    """Tests of a GPU run one after the other, in this process: they measure it, and fill its memory."""
-    return 0 if config.option.markexpr == "gpu" else None
+    """One more than cores, as tests wait for programs in processes of their own; tests of a GPU run in this process."""
+    return 0 if config.option.markexpr == "gpu" else (os.cpu_count() or 1) + 1
 
 
 @pytest.fixture
