@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 
 from rooted_loss import RootLoss  # pip install .
 
-STEPS = 200
+STEPS = 300
 total = RootLoss(k=3, m=3, reduction="sum")
 
 

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset, random_split
 
 import rooted_loss  # pip install .
 
-STEPS, BATCH = 100, 64
+STEPS, BATCH = 60, 64
 
 torch.manual_seed(0)
 device = "cuda" if torch.cuda.is_available() else "cpu"

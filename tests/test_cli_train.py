@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -394,58 +393,6 @@ def test_list_nets_prints_the_published_parameter_counts(capsys):
         and table["resnet101"] == "42,512,970"
         and table["vgg19"] == "20,040,522"
     )
-
-
-MISTAKES = [
-    ("--k 0", "--k"),
-    ("--k nan", "--k"),
-    ("--m 0", "--m"),
-    ("--loss hinge", "--loss"),
-    ("--epochs 0", "--epochs"),
-    ("--epochs 1.5", "--epochs"),
-    ("--bs 0", "--bs"),
-    ("--lr -1", "--lr"),
-    ("--lr fast", "--lr"),
-    ("--label-noise 1", "--label-noise"),
-    ("--label-smoothing 2", "--label-smoothing"),
-    ("--seed -1", "--seed"),
-    ("--dataset digits --net resnet20 --opt adamm", "did you mean adam"),
-    ("--noaug --randaug", "--noaug turns augmentation off"),
-    ("--schedule step", "--step-size"),
-    ("--resume run --out there", "--out says where a new run goes"),
-    ("--device tpu", "--device"),
-    ("--compile maybe", "--compile"),
-    ("--dataset digits --net resnet18 --device cpu --graph on", "--graph on: only CUDA has graphs"),
-    ("--patch 0", "--patch"),
-    ("--typo 3", "--typo"),
-    ("--eval-only", "--resume RUN_DIR or --checkpoint FILE"),
-    ("--dataset cifar11", "cifar10"),
-    ("--dataset folder:none", "none"),
-    ("--dataset digits --net resnet19", "resnet18"),
-    ("--dataset digits --net vit --patch 3", "patch"),
-    ("--dataset digits --net swin --size 30", "32"),
-    ("--dataset digits --net resnet18 --pretrained", "pretrained"),
-    ("--dataset digits --net timm:resnot18", "resnet18"),
-    ("--dataset digits --net resnet18 --checkpoint none.pt", "none.pt"),
-    ("--dataset digits --net resnet18 --run-name a/b", "--run-name"),
-    ("--dataset digits --net resnet18 --wandb", "wandb"),
-    ("--dataset digits --net resnet18 --max-steps 1 --out file", "file"),
-    ("--resume nowhere", "nowhere"),
-]
-
-
-@pytest.mark.parametrize("flags,named", MISTAKES, ids=[m[0] for m in MISTAKES])
-def test_a_mistake_is_one_line_that_names_it_and_exits_2(here, flags, named, capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    Path("file").write_text("precious")
-    assert run_main(*flags.split()) == 2
-    captured = capsys.readouterr()
-    assert (
-        named in captured.err
-        and captured.err.count("\n") == 1
-        and captured.err.startswith("train.py: error: ")
-    )
-    assert Path("file").read_text() == "precious"
 
 
 @pytest.mark.slow

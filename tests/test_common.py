@@ -74,6 +74,23 @@ def test_a_picture_that_fails_is_a_note_and_settings_of_the_user_have_no_say(tmp
     assert len(notes) == 2 and all("was not drawn" in note for note in notes)
 
 
+def test_a_notebook_s_backend_does_not_stop_a_picture(tmp_path):
+    code = """
+import common
+
+def figure():
+    from matplotlib.figure import Figure
+    return Figure()
+
+common.draw("a.png", figure)
+"""
+    paths = {**os.environ, "MPLBACKEND": "module://of_a_notebook", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=paths, capture_output=True, text=True
+    )
+    assert not done.stdout + done.stderr and (tmp_path / "a.png").exists()
+
+
 ENDS = {
     "raise KeyboardInterrupt": (130, "stopped by Ctrl-C"),
     "raise MemoryError('no room')": (2, "out of memory: try smaller data"),

@@ -58,6 +58,7 @@ train | --dataset digits --net cait --dimhead 7 | dim 7 | dims that work: 8
 train | --dataset digits --net resnet18 --pretrained | pretrained weights for resnet18 | --checkpoint FILE
 train | --dataset digits --accumulate 300 | --accumulate 300 | needs a --bs of 600 or more
 train | --dataset digits --device cpu --sync-bn | --sync-bn | leave it out here
+train | VIT --device cpu --graph on | --graph on | only CUDA has graphs
 train | VIT --opt adamm | --opt adamm | did you mean adam
 train | VIT --opt-args speed=2 | speed | --opt
 train | VIT --wandb | --wandb | pip install wandb
