@@ -79,9 +79,8 @@ def draw(path: Path, make: Callable[[], Any], **options: Any) -> None:
 
     The user's matplotlibrc has no say. A picture that fails is a note: it never ends a program.
     """
-    os.environ["MPLBACKEND"] = (
-        "agg"  # that of a notebook may not be there, and matplotlib could not be imported
-    )
+    # A notebook's backend may not be there, and matplotlib would then fail to import.
+    os.environ["MPLBACKEND"] = "agg"
     try:
         import matplotlib
 
